@@ -1,0 +1,214 @@
+/* test_base.c - the base room: UTF-8, hashing, Philox, JSON limits, durable replace under faults, the thread pool. */
+#include "tests/unit/cm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/base/hash.h"
+#include "core/base/io.h"
+#include "core/base/json.h"
+#include "core/base/limits.h"
+#include "core/base/philox.h"
+#include "core/base/pool.h"
+#include "core/base/utf8.h"
+
+static void test_utf8(void **state)
+{
+	size_t bad = 99;
+
+	(void)state;
+	assert_true(ql_utf8_valid("h\xC3\xA9\xF0\x9F\x99\x82", 7, NULL));
+	assert_false(ql_utf8_valid("ab\xC0\x80", 4, &bad));
+	assert_int_equal(bad, 2);
+	assert_false(ql_utf8_valid("\xED\xA0\x80", 3, &bad)); /* surrogate */
+	assert_false(ql_utf8_valid("\xF4\x90\x80\x80", 4, &bad));
+	assert_int_equal(ql_utf8_whole("a\xF0\x9F\x99", 4), 1);
+	assert_int_equal(ql_utf8_whole("a\xF0\x9F\x99\x82", 5), 5);
+	assert_int_equal(ql_utf8_whole("abc", 3), 3);
+}
+
+static void test_sha256(void **state)
+{
+	char hex[65];
+
+	(void)state;
+	ql_sha256_hex("abc", 3, hex);
+	assert_string_equal(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+}
+
+static void test_philox_vectors(void **state)
+{
+	uint32_t w[4];
+
+	(void)state;
+	ql_philox(0, 0, 0, 0, 0, w);
+	assert_int_equal(w[0], 0x6627e8d5u);
+	assert_int_equal(w[3], 0x9b00dbd8u);
+	ql_philox(~0u, ~0u, ~0u, ~0u, ~0ull, w);
+	assert_int_equal(w[0], 0x408f276du);
+	assert_int_equal(w[1], 0x41c83b0eu);
+	assert_int_equal(w[2], 0xa20bc7c6u);
+	assert_int_equal(w[3], 0x6d5451fdu);
+}
+
+static void test_permutation(void **state)
+{
+	uint32_t a[1000], b[1000], seen[1000] = {0};
+	int differ = 0;
+
+	(void)state;
+	ql_permutation(7, 0, a, 1000);
+	ql_permutation(7, 1, b, 1000);
+	for (int i = 0; i < 1000; i++) {
+		assert_true(a[i] < 1000);
+		seen[a[i]]++;
+		differ += a[i] != b[i];
+	}
+	for (int i = 0; i < 1000; i++)
+		assert_int_equal(seen[i], 1);
+	assert_true(differ > 900);
+}
+
+static void test_json_limits(void **state)
+{
+	struct ql_err e;
+	char deep[200];
+	json_t *v;
+	int64_t n = 5;
+
+	(void)state;
+	memset(deep, '[', 65);
+	memset(deep + 65, ']', 65);
+	assert_int_equal(ql_json_parse(deep, 130, 1000, &v, &e), QL_ELIMIT);
+	assert_int_equal(ql_json_parse(deep + 1, 128, 1000, &v, &e), QL_OK);
+	json_decref(v);
+	assert_int_equal(ql_json_parse("{\"a\":1,\"a\":2}", 13, 1000, &v, &e), QL_EFORMAT);
+	assert_int_equal(ql_json_parse("{\"a\":3.0}", 9, 1000, &v, &e), QL_OK);
+	assert_int_equal(ql_json_get_int(v, "a", 0, 10, &n, &e), QL_EINVAL);
+	assert_string_equal(e.param, "a");
+	json_decref(v);
+	assert_int_equal(ql_json_parse("1", 1, 0, &v, &e), QL_ELIMIT);
+}
+
+/* An I/O vtable whose k-th call (counted over all kinds) fails. */
+static int fault_at, fault_count;
+static int fault(void)
+{
+	if (++fault_count == fault_at) {
+		errno = EIO;
+		return 1;
+	}
+	return 0;
+}
+static int f_create(const struct ql_io *io, int d, const char *n, mode_t m)
+{
+	(void)io;
+	return fault() ? -1 : ql_io_real.create_excl(&ql_io_real, d, n, m);
+}
+static ssize_t f_write(const struct ql_io *io, int fd, const void *p, size_t n)
+{
+	(void)io;
+	return fault() ? -1 : ql_io_real.write(&ql_io_real, fd, p, n);
+}
+static int f_sync(const struct ql_io *io, int fd)
+{
+	(void)io;
+	return fault() ? -1 : ql_io_real.sync(&ql_io_real, fd);
+}
+static int f_close(const struct ql_io *io, int fd)
+{
+	(void)io;
+	int rc = ql_io_real.close(&ql_io_real, fd);
+	return fault() ? -1 : rc;
+}
+static int f_rename(const struct ql_io *io, int d, const char *a, const char *b)
+{
+	(void)io;
+	return fault() ? -1 : ql_io_real.rename(&ql_io_real, d, a, b);
+}
+static int f_unlink(const struct ql_io *io, int d, const char *n)
+{
+	(void)io;
+	return ql_io_real.unlink(&ql_io_real, d, n);
+}
+static int f_mkdir(const struct ql_io *io, int d, const char *n, mode_t m)
+{
+	(void)io;
+	return fault() ? -1 : ql_io_real.mkdir(&ql_io_real, d, n, m);
+}
+
+static void test_replace_faults(void **state)
+{
+	static const struct ql_io faulty = {f_create, f_write, f_sync, f_close, f_rename, f_unlink, f_mkdir, NULL};
+	char dir[] = "/tmp/qlioXXXXXX";
+	struct ql_buf got = {0};
+	struct ql_err e;
+	int fd, failures = 0;
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	fd = open(dir, O_RDONLY | O_DIRECTORY);
+	assert_int_equal(ql_io_replace(fd, "x", "old", 3, &e), QL_OK);
+	for (fault_at = 1;; fault_at++) {
+		int rc;
+
+		fault_count = 0;
+		ql_io_install(&faulty);
+		rc = ql_io_replace(fd, "x", "new", 3, &e);
+		ql_io_install(NULL);
+		assert_int_equal(ql_io_read_all(fd, "x", 100, &got, &e), QL_OK);
+		if (rc == QL_OK)
+			break;
+		failures++;
+		assert_true(strcmp(got.data, "old") == 0 || strcmp(got.data, "new") == 0);
+		assert_int_equal(ql_io_replace(fd, "x", "old", 3, &e), QL_OK);
+	}
+	assert_int_equal(failures, 6); /* create, write, sync, close, rename, sync of the directory */
+	assert_string_equal(got.data, "new");
+	assert_int_equal(ql_io_read_all(fd, "x", 2, &got, &e), QL_ELIMIT);
+	assert_int_equal(ql_io_read_all(fd, "../etc/passwd", 100, &got, &e) < 0, 1);
+	ql_buf_free(&got);
+	close(fd);
+	assert_int_equal(ql_io_remove_tree(AT_FDCWD, dir, &e), QL_OK);
+}
+
+static _Atomic unsigned char hits[10000];
+static void hit(void *ctx, size_t i, int worker)
+{
+	(void)ctx;
+	(void)worker;
+	hits[i]++;
+}
+
+static void test_pool(void **state)
+{
+	(void)state;
+	for (int threads = 1; threads <= 8; threads *= 2) {
+		struct ql_pool *p = ql_pool_new(threads);
+
+		assert_non_null(p);
+		memset((void *)hits, 0, sizeof hits);
+		for (int r = 0; r < 200; r++)
+			ql_pool_run(p, 1000, hit, NULL);
+		for (int i = 0; i < 1000; i++)
+			assert_int_equal(hits[i], 200);
+		ql_pool_free(p);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_utf8),	     cmocka_unit_test(test_sha256),
+		cmocka_unit_test(test_philox_vectors), cmocka_unit_test(test_permutation),
+		cmocka_unit_test(test_json_limits),    cmocka_unit_test(test_replace_faults),
+		cmocka_unit_test(test_pool),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
