@@ -1,0 +1,251 @@
+/* load.c - from a source to weights on a device; see model.h. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/model/cache.h"
+#include "core/model/model.h"
+
+const struct ql_group_info ql_groups[QL_GROUPS] = {
+	[QL_GROUP_QKV] = {QL_Q_PROJ, 3},
+	[QL_GROUP_O] = {QL_O_PROJ, 1},
+	[QL_GROUP_GATE_UP] = {QL_GATE_PROJ, 2},
+	[QL_GROUP_DOWN] = {QL_DOWN_PROJ, 1},
+};
+
+/* A 1-D tensor as fp32 on the device. */
+static int load_vector(struct ql_model *m, const char *name, uint64_t n, float **out, struct ql_err *e)
+{
+	struct ql_source_tensor t;
+	float *host = NULL;
+	int rc = ql_source_find(m->source, name, &t, e);
+
+	if (rc != QL_OK)
+		return rc;
+	if (t.n != n)
+		return ql_err_set(e, QL_ESHAPE, "%s has %llu values, expected %llu", name, (unsigned long long)t.n,
+				  (unsigned long long)n);
+	host = malloc((size_t)n * sizeof *host);
+	if (host == NULL)
+		return ql_err_set(e, QL_ENOMEM, "%s", name);
+	rc = ql_source_read_f32(m->source, &t, 0, t.rows, host, e);
+	if (rc == QL_OK)
+		rc = m->dev->ops->alloc(m->dev, QL_MEM_BASE, (size_t)n * sizeof *host, (void **)out, e);
+	if (rc == QL_OK)
+		rc = m->dev->ops->upload(m->dev, m->queue, *out, host, (size_t)n * sizeof *host, e);
+	if (rc == QL_OK)
+		rc = m->dev->ops->sync(m->dev, m->queue, e); /* host memory goes away */
+	free(host);
+	return rc;
+}
+
+/* The three biases of q, k and v as one vector. */
+static int load_qkv_bias(struct ql_model *m, uint32_t layer, float **out, struct ql_err *e)
+{
+	uint32_t total = m->d_q + 2 * m->d_kv, at = 0;
+	float *host = malloc((size_t)total * sizeof *host);
+	int rc = QL_OK;
+
+	if (host == NULL)
+		return ql_err_set(e, QL_ENOMEM, "bias");
+	for (int mod = QL_Q_PROJ; rc == QL_OK && mod <= QL_V_PROJ; mod++) {
+		struct ql_source_tensor t;
+		char name[96];
+
+		(void)snprintf(name, sizeof name, "model.layers.%u.self_attn.%s.bias", layer, ql_module_name(mod));
+		rc = ql_source_find(m->source, name, &t, e);
+		if (rc == QL_OK)
+			rc = ql_source_read_f32(m->source, &t, 0, t.rows, host + at, e);
+		at += mod == QL_Q_PROJ ? m->d_q : m->d_kv;
+	}
+	if (rc == QL_OK)
+		rc = m->dev->ops->alloc(m->dev, QL_MEM_BASE, (size_t)total * sizeof *host, (void **)out, e);
+	if (rc == QL_OK)
+		rc = m->dev->ops->upload(m->dev, m->queue, *out, host, (size_t)total * sizeof *host, e);
+	if (rc == QL_OK)
+		rc = m->dev->ops->sync(m->dev, m->queue, e);
+	free(host);
+	return rc;
+}
+
+/* An embedding or head in its stored precision where the device takes it, else as fp32. */
+static int load_dense(struct ql_model *m, const char *name, struct ql_weight **out, struct ql_err *e)
+{
+	struct ql_source_tensor t;
+	struct ql_weight_shape shape;
+	const void *raw;
+	float *host = NULL;
+	size_t bytes;
+	int rc = ql_source_find(m->source, name, &t, e);
+
+	if (rc != QL_OK)
+		return rc;
+	shape = (struct ql_weight_shape){.in = (uint32_t)t.cols, .n_parts = 1, .out = {(uint32_t)t.rows}};
+	raw = ql_source_raw(m->source, &t, &bytes);
+	if (raw != NULL && (t.dtype == QL_F32 || t.dtype == QL_F16 || t.dtype == QL_BF16 || t.dtype == QL_Q8_0))
+		return m->dev->ops->weight_from_dense(m->dev, &shape, t.dtype, &raw, out, e);
+	host = malloc((size_t)t.n * sizeof *host);
+	if (host == NULL)
+		return ql_err_set(e, QL_ENOMEM, "%s", name);
+	rc = ql_source_read_f32(m->source, &t, 0, t.rows, host, e);
+	raw = host;
+	if (rc == QL_OK)
+		rc = m->dev->ops->weight_from_dense(m->dev, &shape, QL_F32, &raw, out, e);
+	free(host);
+	return rc;
+}
+
+static int load_group(struct ql_model *m, uint32_t layer, int group, struct ql_err *e)
+{
+	struct ql_weight_shape shape = {.n_parts = (uint32_t)ql_groups[group].count};
+	const struct ql_q4 *parts[QL_PARTS_MAX];
+
+	for (int p = 0; p < ql_groups[group].count; p++) {
+		int module = ql_groups[group].first + p;
+
+		ql_arch_module_shape(&m->arch, module, &shape.out[p], &shape.in);
+		parts[p] = ql_base_cache_get(m->base, layer, module);
+	}
+	return m->dev->ops->weight_from_q4(m->dev, &shape, parts, &m->layers[layer].group[group], e);
+}
+
+static int load_layer(struct ql_model *m, uint32_t i, struct ql_err *e)
+{
+	struct ql_layer *l = &m->layers[i];
+	char name[96];
+	int rc = QL_OK;
+
+	for (int g = 0; rc == QL_OK && g < QL_GROUPS; g++)
+		rc = load_group(m, i, g, e);
+	if (rc == QL_OK) {
+		(void)snprintf(name, sizeof name, "model.layers.%u.input_layernorm.weight", i);
+		rc = load_vector(m, name, m->arch.hidden_size, &l->norm1, e);
+	}
+	if (rc == QL_OK) {
+		(void)snprintf(name, sizeof name, "model.layers.%u.post_attention_layernorm.weight", i);
+		rc = load_vector(m, name, m->arch.hidden_size, &l->norm2, e);
+	}
+	if (rc == QL_OK && m->arch.attention_bias_qkv)
+		rc = load_qkv_bias(m, i, &l->bias_qkv, e);
+	return rc;
+}
+
+static int load_all(struct ql_model *m, const struct ql_model_opts *o, struct ql_err *e)
+{
+	float *freq = malloc((size_t)m->arch.head_dim / 2 * sizeof *freq);
+	size_t bytes = (size_t)m->arch.head_dim / 2 * sizeof *freq;
+	int rc;
+
+	if (freq == NULL)
+		return ql_err_set(e, QL_ENOMEM, "frequencies");
+	ql_arch_inv_freq(&m->arch, freq);
+	rc = m->dev->ops->alloc(m->dev, QL_MEM_BASE, bytes, (void **)&m->inv_freq, e);
+	if (rc == QL_OK)
+		rc = m->dev->ops->upload(m->dev, m->queue, m->inv_freq, freq, bytes, e);
+	if (rc == QL_OK)
+		rc = m->dev->ops->sync(m->dev, m->queue, e);
+	free(freq);
+	if (rc == QL_OK)
+		rc = load_dense(m, "model.embed_tokens.weight", &m->embed, e);
+	if (rc == QL_OK && m->arch.tie_word_embeddings)
+		m->head = m->embed;
+	else if (rc == QL_OK)
+		rc = load_dense(m, "lm_head.weight", &m->head, e);
+	if (rc == QL_OK)
+		rc = load_vector(m, "model.norm.weight", m->arch.hidden_size, &m->norm, e);
+	for (uint32_t i = 0; rc == QL_OK && i < m->arch.num_hidden_layers; i++) {
+		rc = load_layer(m, i, e);
+		if (rc == QL_OK && o->progress != NULL)
+			o->progress(o->progress_ctx, (double)(i + 1) / m->arch.num_hidden_layers, "loading layers");
+	}
+	return rc;
+}
+
+int ql_model_load(struct ql_model **out, struct ql_device *dev, struct ql_source *source, const struct ql_model_opts *o,
+		  struct ql_err *e)
+{
+	struct ql_model *m = calloc(1, sizeof *m);
+	int rc;
+
+	*out = NULL;
+	if (m == NULL)
+		return ql_err_set(e, QL_ENOMEM, "model");
+	m->dev = dev;
+	m->source = source;
+	m->arch = *ql_source_arch(source);
+	if (m->arch.qk_norm) {
+		rc = ql_err_set(e, QL_EUNSUPPORTED, "architecture %s: normalised queries and keys are not supported yet",
+				m->arch.family);
+		goto fail;
+	}
+	m->quant_kind = o->quant.kind;
+	m->d_q = m->arch.num_attention_heads * m->arch.head_dim;
+	m->d_kv = m->arch.num_key_value_heads * m->arch.head_dim;
+	m->layers = calloc(m->arch.num_hidden_layers, sizeof *m->layers);
+	m->gate = ql_gate_new(0.5);
+	if (m->layers == NULL || m->gate == NULL) {
+		rc = ql_err_set(e, QL_ENOMEM, "model");
+		goto fail;
+	}
+	rc = dev->ops->queue_new(dev, &m->queue, e);
+	if (rc == QL_OK)
+		rc = ql_cache_source_hash(source, o->cache_dir, m->base_sha256, e);
+	if (rc == QL_OK)
+		rc = ql_base_cache_open(&m->base, source, m->base_sha256, o->cache_dir, &o->quant, o->pool, o->progress,
+					o->progress_ctx, e);
+	if (rc == QL_OK)
+		rc = load_all(m, o, e);
+	if (rc != QL_OK)
+		goto fail;
+	*out = m;
+	return QL_OK;
+fail:
+	ql_model_free(m);
+	return rc;
+}
+
+void ql_model_free(struct ql_model *m)
+{
+	if (m == NULL)
+		return;
+	for (uint32_t i = 0; m->layers != NULL && i < m->arch.num_hidden_layers; i++) {
+		struct ql_layer *l = &m->layers[i];
+
+		for (int g = 0; g < QL_GROUPS; g++)
+			if (l->group[g] != NULL)
+				m->dev->ops->weight_free(m->dev, l->group[g]);
+		m->dev->ops->free(m->dev, l->norm1);
+		m->dev->ops->free(m->dev, l->norm2);
+		m->dev->ops->free(m->dev, l->bias_qkv);
+	}
+	if (m->head != NULL && m->head != m->embed)
+		m->dev->ops->weight_free(m->dev, m->head);
+	if (m->embed != NULL)
+		m->dev->ops->weight_free(m->dev, m->embed);
+	m->dev->ops->free(m->dev, m->norm);
+	m->dev->ops->free(m->dev, m->inv_freq);
+	if (m->queue != NULL)
+		m->dev->ops->queue_free(m->dev, m->queue);
+	ql_base_cache_close(m->base);
+	ql_gate_free(m->gate);
+	free(m->layers);
+	free(m);
+}
+
+int ql_model_read_f32(void *model, const char *hf_name, uint64_t row_begin, uint64_t n_rows, float *dst, struct ql_err *e)
+{
+	const struct ql_model *m = model;
+	size_t i = ql_arch_tensor_index_hf(&m->arch, hf_name);
+	struct ql_arch_tensor t;
+	struct ql_source_tensor st;
+	int rc;
+
+	if (i == SIZE_MAX)
+		return ql_err_set(e, QL_ENOTFOUND, "no tensor %s", hf_name);
+	ql_arch_tensor_at(&m->arch, i, &t);
+	if (t.module >= 0 && t.n_dims == 2)
+		return ql_q4_dequantize(ql_base_cache_get(m->base, (uint32_t)t.layer, t.module), row_begin * t.cols,
+					n_rows * t.cols, dst, QL_F32, NULL, e);
+	rc = ql_source_find(m->source, hf_name, &st, e);
+	return rc != QL_OK ? rc : ql_source_read_f32(m->source, &st, row_begin, n_rows, dst, e);
+}

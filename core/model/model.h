@@ -1,0 +1,79 @@
+/* model.h - a base model on a device: frozen weights, and the passes over them.
+ *
+ * The seven linears of each layer are NF4 with double quantisation (or another 4-bit type), stacked into four groups that
+ * share an input: qkv, o, gate_up, down.  Embeddings, norms and the head keep their stored precision.  The 4-bit form is
+ * cached on disk in bitsandbytes' key layout (cache.h) and reused.
+ * One ql_model is used by a trainer and by inference at the same time through its gate; its own fields are constant after
+ * load.  Positions restart at 0 in each packed sequence. */
+#ifndef QL_MODEL_MODEL_H
+#define QL_MODEL_MODEL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/device/device.h"
+#include "core/formats/source.h"
+#include "core/model/gate.h"
+#include "core/quant/q4.h"
+
+enum ql_group { QL_GROUP_QKV, QL_GROUP_O, QL_GROUP_GATE_UP, QL_GROUP_DOWN, QL_GROUPS };
+
+/* First module and number of modules of each group, in enum ql_module order. */
+extern const struct ql_group_info {
+	int first, count;
+} ql_groups[QL_GROUPS];
+
+struct ql_layer {
+	struct ql_weight *group[QL_GROUPS];
+	float *norm1, *norm2;	      /* device [hidden] */
+	float *bias_qkv;	      /* device [Σ out] or NULL */
+};
+
+struct ql_model {
+	struct ql_device *dev;
+	struct ql_queue *queue;
+	struct ql_gate *gate;
+	struct ql_arch arch;
+	struct ql_source *source;   /* owned by the caller, outlives the model */
+	struct ql_base_cache *base; /* the 4-bit tensors on the host (mapped) */
+	struct ql_layer *layers;
+	struct ql_weight *embed, *head; /* the same object when tied */
+	float *norm;		    /* device [hidden] */
+	float *inv_freq;	    /* device [head_dim/2] */
+	enum ql_dtype quant_kind;
+	char base_sha256[65];
+	uint32_t d_q, d_kv; /* num_heads·head_dim, num_kv·head_dim */
+};
+
+struct ql_model_opts {
+	struct ql_q4_opts quant;
+	int cache_dir; /* descriptor of the cache directory, -1 = no cache */
+	struct ql_pool *pool; /* for quantising on the host; may be NULL */
+	void (*progress)(void *ctx, double fraction, const char *what);
+	void *progress_ctx;
+};
+
+/* Loads (quantising or from the cache) onto dev.  On failure *out is NULL.  Architectures whose maths is not built are
+ * QL_EUNSUPPORTED. */
+int ql_model_load(struct ql_model **out, struct ql_device *dev, struct ql_source *source, const struct ql_model_opts *o,
+		  struct ql_err *e);
+void ql_model_free(struct ql_model *m); /* accepts NULL; leaves the device open */
+
+/* Rows of the weight that training and inference use, as fp32: the dequantised 4-bit values for the seven linears, the
+ * stored ones for all others.  Signature fits core/export/export.h. */
+int ql_model_read_f32(void *model, const char *hf_name, uint64_t row_begin, uint64_t n_rows, float *dst, struct ql_err *e);
+
+/* A view of rows × cols at p. */
+static inline struct ql_tensor ql_view(void *p, enum ql_dtype t, uint32_t rows, uint32_t cols, size_t ld)
+{
+	return (struct ql_tensor){p, t, rows, cols, ld};
+}
+/* The columns [c, c + cols) of a view. */
+static inline struct ql_tensor ql_cols(struct ql_tensor t, uint32_t c, uint32_t cols)
+{
+	t.data = (char *)t.data + (size_t)c * ql_dtypes[t.dtype].bytes;
+	t.cols = cols;
+	return t;
+}
+
+#endif

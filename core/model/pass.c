@@ -1,0 +1,307 @@
+/* pass.c - the memory of a pass, and the run from token ids to loss and back; see pass.h. */
+#include "core/model/pass.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/model/pass_priv.h"
+
+/* ---- memory: one arena; the same walk counts bytes (base NULL) and hands out pieces ---------------------------------- */
+
+struct cursor {
+	char *base;
+	uint64_t at;
+};
+
+static void *take(struct cursor *c, uint64_t bytes)
+{
+	void *p = c->base == NULL ? NULL : c->base + c->at;
+
+	c->at += (bytes + 255) & ~(uint64_t)255;
+	return p;
+}
+
+static struct ql_tensor take_tensor(struct cursor *c, const struct ql_model *m, uint32_t rows, uint32_t cols, uint32_t ext)
+{
+	size_t align = m->dev->ext_align > 0 ? m->dev->ext_align : 1, ld = ((size_t)cols + ext + align - 1) / align * align;
+
+	return ql_view(take(c, (uint64_t)rows * ld * ql_dtypes[m->dev->act].bytes), m->dev->act, rows, cols, ld);
+}
+
+enum { A_X = 1, A_NORMS = 2, A_MAIN = 4 };
+
+/* what: A_X the input; A_NORMS n1, n2, h; A_MAIN qkv, o, x2, gu and the statistics. */
+static void take_acts(struct cursor *c, const struct ql_pass *p, struct acts *a, unsigned what)
+{
+	const struct ql_model *m = p->m;
+	uint32_t T = p->max_tokens, d = m->arch.hidden_size, f = m->arch.intermediate_size;
+
+	if (what & A_X)
+		a->x = take_tensor(c, m, T, d, 0);
+	if (what & A_NORMS) {
+		a->n1 = take_tensor(c, m, T, d, p->group_rank[QL_GROUP_QKV]);
+		a->n2 = take_tensor(c, m, T, d, p->group_rank[QL_GROUP_GATE_UP]);
+		a->h = take_tensor(c, m, T, f, p->group_rank[QL_GROUP_DOWN]);
+	}
+	if (what & A_MAIN) {
+		a->qkv = take_tensor(c, m, T, m->d_q + 2 * m->d_kv, 0);
+		a->o = take_tensor(c, m, T, m->d_q, p->group_rank[QL_GROUP_O]);
+		a->x2 = take_tensor(c, m, T, d, 0);
+		a->gu = take_tensor(c, m, T, 2 * f, 0);
+		a->lse = take(c, (uint64_t)T * m->arch.num_attention_heads * 4);
+		a->rstd1 = take(c, (uint64_t)T * 4);
+		a->rstd2 = take(c, (uint64_t)T * 4);
+	}
+}
+
+static uint64_t lay_out(struct ql_pass *p, char *base)
+{
+	const struct ql_model *m = p->m;
+	struct cursor c = {base, 0};
+	uint32_t T = p->max_tokens, d = m->arch.hidden_size, f = m->arch.intermediate_size;
+	unsigned own = !p->train ? 0 : p->keep == QL_KEEP_INPUT ? A_X : p->keep == QL_KEEP_MAIN ? A_X | A_MAIN : A_X | A_NORMS | A_MAIN;
+	uint32_t r_res = p->group_rank[QL_GROUP_O] > p->group_rank[QL_GROUP_DOWN] ? p->group_rank[QL_GROUP_O]
+										  : p->group_rank[QL_GROUP_DOWN];
+
+	take_acts(&c, p, &p->spare, (A_X | A_NORMS | A_MAIN) & ~(own & (A_NORMS | A_MAIN)));
+	for (uint32_t l = 0; l < m->arch.num_hidden_layers; l++) {
+		p->layers[l] = p->spare;
+		take_acts(&c, p, &p->layers[l], own);
+	}
+	p->x_last = take_tensor(&c, m, T, d, 0);
+	p->hidden = take_tensor(&c, m, T, d, 0);
+	p->rstd_last = take(&c, (uint64_t)T * 4);
+	if (p->train) {
+		p->dres = take_tensor(&c, m, T, d, r_res);
+		p->dqkv = take_tensor(&c, m, T, m->d_q + 2 * m->d_kv, p->group_rank[QL_GROUP_QKV]);
+		p->dgu = take_tensor(&c, m, T, 2 * f, p->group_rank[QL_GROUP_GATE_UP]);
+		p->dh = take_tensor(&c, m, T, f, 0);
+		p->dn = take_tensor(&c, m, T, d, 0);
+		p->d_o = take_tensor(&c, m, T, m->d_q, 0);
+	}
+	p->ids = take(&c, (uint64_t)T * 4);
+	p->positions = take(&c, (uint64_t)T * 4);
+	p->cu = take(&c, ((uint64_t)T + 1) * 4);
+	p->rows = take(&c, (uint64_t)T * 4);
+	p->labels = take(&c, (uint64_t)T * 4);
+	p->argmax = take(&c, (uint64_t)T * 4);
+	p->nll = take(&c, (uint64_t)T * 4);
+	return c.at;
+}
+
+static void describe(struct ql_pass *p, struct ql_model *m, const uint32_t group_rank[QL_GROUPS], uint32_t max_tokens,
+		     enum ql_keep keep, bool train)
+{
+	p->m = m;
+	p->max_tokens = max_tokens;
+	p->keep = keep;
+	p->train = train;
+	memcpy(p->group_rank, group_rank, sizeof p->group_rank);
+}
+
+uint64_t ql_pass_bytes(const struct ql_model *m, const uint32_t group_rank[QL_GROUPS], uint32_t max_tokens, enum ql_keep keep,
+		       bool train)
+{
+	struct ql_pass p = {0};
+	uint64_t bytes;
+
+	describe(&p, (struct ql_model *)(uintptr_t)m, group_rank, max_tokens, keep, train);
+	p.layers = calloc(m->arch.num_hidden_layers, sizeof *p.layers);
+	if (p.layers == NULL)
+		return UINT64_MAX;
+	bytes = lay_out(&p, NULL);
+	free(p.layers);
+	return bytes;
+}
+
+int ql_pass_new(struct ql_pass **out, struct ql_model *m, const uint32_t group_rank[QL_GROUPS], uint32_t max_tokens,
+		enum ql_keep keep, bool train, struct ql_err *e)
+{
+	struct ql_pass *p = calloc(1, sizeof *p);
+	int rc;
+
+	*out = NULL;
+	if (p == NULL)
+		return ql_err_set(e, QL_ENOMEM, "pass");
+	describe(p, m, group_rank, max_tokens, keep, train);
+	p->layers = calloc(m->arch.num_hidden_layers, sizeof *p->layers);
+	if (p->layers == NULL) {
+		rc = ql_err_set(e, QL_ENOMEM, "pass");
+		goto fail;
+	}
+	rc = m->dev->ops->alloc(m->dev, QL_MEM_ACTIVATION, (size_t)lay_out(p, NULL), &p->arena, e);
+	if (rc != QL_OK)
+		goto fail;
+	(void)lay_out(p, p->arena);
+	*out = p;
+	return QL_OK;
+fail:
+	ql_pass_free(p);
+	return rc;
+}
+
+void ql_pass_free(struct ql_pass *p)
+{
+	if (p == NULL)
+		return;
+	for (int i = 0; i < 2; i++)
+		if (p->slice[i] != NULL)
+			p->m->dev->ops->event_free(p->m->dev, p->slice[i]);
+	p->m->dev->ops->free(p->m->dev, p->arena);
+	free(p->layers);
+	free(p);
+}
+
+int ql_pass_slice(struct ql_pass *p, struct ql_err *e)
+{
+	const struct ql_device_ops *op = p->m->dev->ops;
+	unsigned now = p->n_slices++ % 2;
+	int rc = op->event_record(p->m->dev, p->m->queue, &p->slice[now], e);
+
+	if (rc == QL_OK && p->slice[1 - now] != NULL)
+		rc = op->event_wait(p->m->dev, p->slice[1 - now], e);
+	return rc;
+}
+
+/* ---- running --------------------------------------------------------------------------------------------------------- */
+
+static int begin(struct ql_pass *p, const struct ql_batch *b, const struct ql_lora_set *lora, const struct ql_dropout *drop,
+		 struct ql_err *e)
+{
+	const struct ql_device_ops *op = p->m->dev->ops;
+	struct ql_device *d = p->m->dev;
+	struct ql_queue *q = p->m->queue;
+	int rc;
+
+	if (b->n_tokens == 0 || b->n_tokens > p->max_tokens || b->n_targets > b->n_tokens || b->n_seqs > b->n_tokens)
+		return ql_err_set(e, QL_ESHAPE, "micro-batch of %u tokens, %u sequences, %u targets does not fit %u", b->n_tokens,
+				  b->n_seqs, b->n_targets, p->max_tokens);
+	for (int g = 0; lora != NULL && g < QL_GROUPS; g++)
+		if (lora->group_rank[g] > p->group_rank[g])
+			return ql_err_set(e, QL_ESHAPE, "the pass was made for smaller ranks");
+	p->b = *b;
+	p->lora = lora;
+	p->drop = drop;
+	rc = op->upload(d, q, p->ids, b->ids, (size_t)b->n_tokens * 4, e);
+	if (rc == QL_OK)
+		rc = op->upload(d, q, p->positions, b->positions, (size_t)b->n_tokens * 4, e);
+	if (rc == QL_OK)
+		rc = op->upload(d, q, p->cu, b->cu_seqlens, ((size_t)b->n_seqs + 1) * 4, e);
+	if (rc == QL_OK && b->n_targets > 0)
+		rc = op->upload(d, q, p->rows, b->rows, (size_t)b->n_targets * 4, e);
+	if (rc == QL_OK && b->n_targets > 0)
+		rc = op->upload(d, q, p->labels, b->labels, (size_t)b->n_targets * 4, e);
+	return rc;
+}
+
+static struct ql_tensor batch_rows(const struct ql_pass *p, struct ql_tensor t)
+{
+	t.rows = p->b.n_tokens;
+	return t;
+}
+
+/* Without training all layers share one x: the residual stream alternates between spare.x and x_last. */
+static struct ql_tensor input_of(struct ql_pass *p, uint32_t l)
+{
+	if (l == p->m->arch.num_hidden_layers)
+		return p->train || l % 2 == 1 ? p->x_last : p->spare.x;
+	return p->train ? p->layers[l].x : l % 2 == 1 ? p->x_last : p->spare.x;
+}
+
+static int forward(struct ql_pass *p, struct ql_err *e)
+{
+	struct ql_model *m = p->m;
+	const struct ql_device_ops *op = m->dev->ops;
+	uint32_t n = m->arch.num_hidden_layers;
+	int rc = op->embed(m->dev, m->queue, m->embed, p->ids, batch_rows(p, input_of(p, 0)), e);
+
+	for (uint32_t l = 0; rc == QL_OK && l < n; l++) {
+		struct acts a = p->layers[l];
+
+		a.x = input_of(p, l);
+		rc = ql_layer_forward(p, l, &a, input_of(p, l + 1), e);
+	}
+	if (rc == QL_OK)
+		rc = op->rmsnorm(m->dev, m->queue, batch_rows(p, input_of(p, n)), m->norm, m->arch.rms_norm_eps,
+				 batch_rows(p, p->hidden), p->rstd_last, e);
+	return rc;
+}
+
+static int backward(struct ql_pass *p, struct ql_err *e)
+{
+	struct ql_model *m = p->m;
+	const struct ql_device_ops *op = m->dev->ops;
+	struct ql_tensor none = {0}, dres = batch_rows(p, p->dres);
+	int rc = op->rmsnorm_grad(m->dev, m->queue, batch_rows(p, p->x_last), m->norm, p->rstd_last, dres, none, dres, e);
+
+	for (uint32_t l = m->arch.num_hidden_layers; rc == QL_OK && l-- > 0;) {
+		struct acts *a = &p->layers[l];
+
+		if (p->keep == QL_KEEP_INPUT) /* its output is not needed, only what backward reads */
+			rc = ql_layer_forward(p, l, a, none, e);
+		else if (p->keep == QL_KEEP_MAIN)
+			rc = ql_layer_again(p, l, a, e);
+		if (rc == QL_OK)
+			rc = ql_layer_backward(p, l, a, e);
+	}
+	return rc;
+}
+
+int ql_pass_run(struct ql_pass *p, const struct ql_batch *b, const struct ql_lora_set *lora, const struct ql_dropout *drop,
+		float grad_scale, bool with_backward, float *nll, int32_t *argmax, struct ql_err *e)
+{
+	struct ql_model *m = p->m;
+	const struct ql_device_ops *op = m->dev->ops;
+	struct ql_xent x;
+	int rc;
+
+	if (with_backward && (!p->train || lora == NULL || lora->grads == NULL))
+		return ql_err_set(e, QL_ESTATE, "backward needs a training pass and a trainable adapter");
+	rc = begin(p, b, lora, drop, e);
+	if (rc != QL_OK || b->n_targets == 0)
+		return rc;
+	rc = forward(p, e);
+	if (rc != QL_OK)
+		return rc;
+	x = (struct ql_xent){.head = m->head, .hidden = batch_rows(p, p->hidden), .rows = p->rows, .labels = p->labels,
+			     .n = b->n_targets, .grad_scale = grad_scale, .nll = p->nll,
+			     .argmax = argmax != NULL ? p->argmax : NULL};
+	if (with_backward)
+		x.dhidden = batch_rows(p, p->dres);
+	rc = op->cross_entropy(m->dev, m->queue, &x, e);
+	if (rc == QL_OK)
+		rc = op->download(m->dev, m->queue, nll, p->nll, (size_t)b->n_targets * 4, e);
+	if (rc == QL_OK && argmax != NULL)
+		rc = op->download(m->dev, m->queue, argmax, p->argmax, (size_t)b->n_targets * 4, e);
+	if (rc == QL_OK)
+		rc = ql_pass_slice(p, e);
+	if (rc == QL_OK && with_backward)
+		rc = backward(p, e);
+	return rc == QL_OK ? op->sync(m->dev, m->queue, e) : rc;
+}
+
+int ql_pass_logits(struct ql_pass *p, const struct ql_batch *b, const struct ql_lora_set *lora, float *logits, struct ql_err *e)
+{
+	struct ql_model *m = p->m;
+	const struct ql_device_ops *op = m->dev->ops;
+	size_t vocab = m->arch.vocab_size, bytes = (size_t)b->n_tokens * vocab * 4;
+	struct ql_linear a = {.w = m->head};
+	void *out = NULL;
+	int rc = begin(p, b, lora, NULL, e);
+
+	if (rc == QL_OK)
+		rc = forward(p, e);
+	if (rc == QL_OK)
+		rc = op->alloc(m->dev, QL_MEM_SCRATCH, bytes, &out, e);
+	if (rc != QL_OK)
+		return rc;
+	a.x = batch_rows(p, p->hidden);
+	a.y = ql_view(out, QL_F32, b->n_tokens, m->arch.vocab_size, vocab);
+	rc = op->linear(m->dev, m->queue, &a, e);
+	if (rc == QL_OK)
+		rc = op->download(m->dev, m->queue, logits, out, bytes, e);
+	if (rc == QL_OK)
+		rc = op->sync(m->dev, m->queue, e);
+	op->free(m->dev, out);
+	return rc;
+}

@@ -1,0 +1,40 @@
+/* pass_priv.h - the buffers of a pass, shared by pass.c (memory, loss) and layer.c (one layer's ops). */
+#ifndef QL_MODEL_PASS_PRIV_H
+#define QL_MODEL_PASS_PRIV_H
+
+#include "core/model/pass.h"
+
+/* One layer's activations; entries that a layer does not keep point into the shared set. */
+struct acts {
+	struct ql_tensor x, n1, qkv, o, x2, n2, gu, h;
+	float *lse, *rstd1, *rstd2;
+};
+
+struct ql_pass {
+	struct ql_model *m;
+	uint32_t max_tokens, group_rank[QL_GROUPS];
+	enum ql_keep keep;
+	bool train;
+	void *arena;	     /* one device allocation */
+	struct acts *layers; /* [n_layers] */
+	struct acts spare;   /* shared set */
+	struct ql_tensor x_last, dres, dqkv, dgu, dh, dn, d_o, hidden;
+	float *rstd_last, *nll;
+	int32_t *ids, *positions, *cu, *rows, *labels, *argmax;
+	/* the running batch */
+	struct ql_batch b;
+	const struct ql_lora_set *lora;
+	const struct ql_dropout *drop;
+	struct ql_event *slice[2];
+	unsigned n_slices;
+};
+
+/* Runs layer l's forward from a->x into next (next.data NULL: everything but the output).  again: what QL_KEEP_MAIN dropped. */
+int ql_layer_forward(struct ql_pass *p, uint32_t l, struct acts *a, struct ql_tensor next, struct ql_err *e);
+int ql_layer_again(struct ql_pass *p, uint32_t l, struct acts *a, struct ql_err *e);
+/* dres: in = gradient of the layer's output, out = of its input (left alone below the first layer). */
+int ql_layer_backward(struct ql_pass *p, uint32_t l, struct acts *a, struct ql_err *e);
+/* End of a slice: at most two are in flight, and waiting inference goes first. */
+int ql_pass_slice(struct ql_pass *p, struct ql_err *e);
+
+#endif

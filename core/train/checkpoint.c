@@ -1,0 +1,222 @@
+/* checkpoint.c - see checkpoint.h. */
+#include "core/train/checkpoint.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/base/io.h"
+#include "core/base/json.h"
+#include "core/base/limits.h"
+#include "core/formats/safetensors.h"
+
+#define CSV_MAX QL_MIB(512)
+
+void ql_train_state_free(struct ql_train_state *st)
+{
+	json_decref(st->last);
+	ql_buf_free(&st->csv);
+	*st = (struct ql_train_state){0};
+}
+
+/* ---- writing ----------------------------------------------------------------------------------------------------------- */
+
+static int write_adapter(int dirfd, const struct ql_lora_set *lora, const char *base_name, float *host, struct ql_err *e)
+{
+	struct ql_adapter_write_opts o = {.dtype = QL_F32, .base_name = base_name};
+	struct ql_adapter_file f = {0};
+	int rc = ql_lora_to_file(lora, host, &f, e);
+
+	if (rc == QL_OK)
+		rc = ql_adapter_write(&f, &lora->model->arch, dirfd, &o, e);
+	ql_adapter_file_free(&f);
+	return rc;
+}
+
+static int write_moments(int dirfd, const struct ql_lora_set *lora, const float *m, const float *v, float *host, struct ql_err *e)
+{
+	struct ql_st_spec specs[2] = {{.name = "exp_avg", .dtype = QL_F32, .n_dims = 1, .shape = {lora->n_params}},
+				      {.name = "exp_avg_sq", .dtype = QL_F32, .n_dims = 1, .shape = {lora->n_params}}};
+	struct ql_device *d = lora->model->dev;
+	struct ql_st_writer *w = NULL;
+	size_t due, bytes = (size_t)lora->n_params * 4;
+	int rc = ql_st_write_begin(&w, dirfd, "optimizer.safetensors", specs, 2, e);
+
+	while (rc == QL_OK && (due = ql_st_write_next(w)) < 2) {
+		rc = d->ops->download(d, lora->model->queue, host, due == 0 ? m : v, bytes, e);
+		if (rc == QL_OK)
+			rc = d->ops->sync(d, lora->model->queue, e);
+		if (rc == QL_OK)
+			rc = ql_st_write_data(w, host, bytes, e);
+	}
+	if (rc == QL_OK) {
+		rc = ql_st_write_commit(w, e);
+		w = NULL;
+	}
+	ql_st_write_abort(w);
+	return rc;
+}
+
+static int write_state(int dirfd, const struct ql_train_state *st, const json_t *identity, struct ql_err *e)
+{
+	json_t *o = json_pack("{s:i, s:I, s:I, s:I, s:I, s:O?, s:O}", "format", QL_CHECKPOINT_FORMAT, "step", (json_int_t)st->step,
+			      "max_tokens", (json_int_t)st->max_tokens, "tokens", (json_int_t)st->tokens, "targets",
+			      (json_int_t)st->targets, "last", st->last, "identity", identity);
+	char *text = o == NULL ? NULL : json_dumps(o, JSON_INDENT(1) | JSON_SORT_KEYS);
+	int rc = text == NULL ? ql_err_set(e, QL_ENOMEM, "trainer.json")
+			      : ql_io_replace(dirfd, "trainer.json", text, strlen(text), e);
+
+	free(text);
+	json_decref(o);
+	return rc;
+}
+
+int ql_checkpoint_write(int dir, const struct ql_lora_set *lora, const float *exp_avg, const float *exp_avg_sq,
+			const struct ql_train_state *st, const json_t *identity, const char *base_name, float *host,
+			struct ql_manifest *out, struct ql_err *e)
+{
+	static const char *const files[] = {"adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors",
+					    "step_metrics.csv",	   "trainer.json",		NULL};
+	char name[64];
+	int fd = -1, rc;
+
+	(void)snprintf(name, sizeof name, "step-%llu", (unsigned long long)st->step);
+	/* a directory of that name can only be left from a run that did not commit it: this state is the same or newer */
+	rc = ql_io_remove_tree(dir, name, e);
+	if (rc == QL_OK)
+		rc = ql_io_dir_begin(dir, name, &fd, e);
+	if (rc != QL_OK)
+		return rc;
+	rc = write_adapter(fd, lora, base_name, host, e);
+	if (rc == QL_OK)
+		rc = write_moments(fd, lora, exp_avg, exp_avg_sq, host, e);
+	if (rc == QL_OK)
+		rc = ql_io_replace(fd, "step_metrics.csv", st->csv.len > 0 ? st->csv.data : "", st->csv.len, e);
+	if (rc == QL_OK)
+		rc = write_state(fd, st, identity, e);
+	if (rc == QL_OK)
+		rc = ql_manifest_write(fd, files, out, e);
+	if (rc != QL_OK) {
+		ql_io_dir_abort(dir, name, fd);
+		return rc;
+	}
+	return ql_io_dir_publish(dir, name, fd, e);
+}
+
+/* ---- reading ------------------------------------------------------------------------------------------------------------ */
+
+static int check_identity(const json_t *have, const json_t *want, struct ql_err *e)
+{
+	const char *key;
+	json_t *v;
+
+	json_object_foreach((json_t *)(uintptr_t)want, key, v) {
+		const json_t *h = json_object_get(have, key);
+
+		if (h == NULL || !json_equal(h, v))
+			return ql_err_param(e, QL_EMISMATCH, key, "the checkpoint was made with another %s", key);
+	}
+	return QL_OK;
+}
+
+static int read_state(int fd, const json_t *identity, struct ql_train_state *st, struct ql_err *e)
+{
+	struct ql_buf text = {0};
+	json_t *o = NULL;
+	int64_t format = 0, step = -1, max_tokens = 0, tokens = 0, targets = 0;
+	int rc = ql_io_read_all(fd, "trainer.json", QL_CONFIG_JSON_MAX, &text, e);
+
+	if (rc == QL_OK)
+		rc = ql_json_parse(text.data, text.len, QL_CONFIG_JSON_MAX, &o, e);
+	if (rc == QL_OK)
+		rc = ql_json_get_int(o, "format", 1, 1000, &format, e);
+	if (rc == QL_OK && format != QL_CHECKPOINT_FORMAT)
+		rc = ql_err_param(e, QL_EMISMATCH, "format", "checkpoint format %lld, this program knows %d", (long long)format,
+				  QL_CHECKPOINT_FORMAT);
+	if (rc == QL_OK)
+		rc = ql_json_get_int(o, "step", 0, INT32_MAX, &step, e);
+	if (rc == QL_OK)
+		rc = ql_json_get_int(o, "max_tokens", 1, INT32_MAX, &max_tokens, e);
+	if (rc == QL_OK)
+		rc = ql_json_get_int(o, "tokens", 0, INT64_MAX, &tokens, e);
+	if (rc == QL_OK)
+		rc = ql_json_get_int(o, "targets", 0, INT64_MAX, &targets, e);
+	if (rc == QL_OK && (step < 0 || max_tokens < 1))
+		rc = ql_err_set(e, QL_EFORMAT, "trainer.json is incomplete");
+	if (rc == QL_OK)
+		rc = check_identity(json_object_get(o, "identity"), identity, e);
+	if (rc == QL_OK) {
+		st->step = (uint64_t)step;
+		st->max_tokens = (uint64_t)max_tokens;
+		st->tokens = (uint64_t)tokens;
+		st->targets = (uint64_t)targets;
+		st->last = json_deep_copy(json_object_get(o, "last"));
+		rc = ql_io_read_all(fd, "step_metrics.csv", CSV_MAX, &st->csv, e);
+	}
+	json_decref(o);
+	ql_buf_free(&text);
+	return rc;
+}
+
+static int read_moments(int fd, const struct ql_lora_set *lora, float **m, float **v, struct ql_err *e)
+{
+	struct ql_device *d = lora->model->dev;
+	const char *const names[2] = {"exp_avg", "exp_avg_sq"};
+	float **const places[2] = {m, v};
+	size_t bytes = (size_t)lora->n_params * 4;
+	struct ql_st *st = NULL;
+	int rc = ql_st_open_at(&st, fd, "optimizer.safetensors", e);
+
+	for (int i = 0; rc == QL_OK && i < 2; i++) {
+		const struct ql_st_tensor *t = ql_st_find(st, names[i]);
+
+		if (t == NULL || t->dtype != QL_F32 || t->bytes != bytes)
+			rc = ql_err_param(e, QL_EFORMAT, names[i], "optimizer.safetensors: %s is missing or has another size",
+					  names[i]);
+		if (rc == QL_OK)
+			rc = d->ops->alloc(d, QL_MEM_OPTIMIZER, bytes, (void **)places[i], e);
+		if (rc == QL_OK)
+			rc = d->ops->upload(d, lora->model->queue, *places[i], t->data, bytes, e);
+	}
+	if (rc == QL_OK)
+		rc = d->ops->sync(d, lora->model->queue, e);
+	ql_st_close(st);
+	return rc;
+}
+
+int ql_checkpoint_read(int dir, const char *name, struct ql_model *m, const json_t *identity, struct ql_lora_set **lora,
+		       float **exp_avg, float **exp_avg_sq, struct ql_train_state *st, struct ql_err *e)
+{
+	struct ql_adapter_file f = {0};
+	int fd, rc;
+
+	*lora = NULL;
+	*exp_avg = *exp_avg_sq = NULL;
+	*st = (struct ql_train_state){0};
+	if (!ql_io_name_ok(name))
+		return ql_err_set(e, QL_EINVAL, "bad checkpoint name");
+	fd = ql_io_open_dir(dir, name, e);
+	if (fd < 0)
+		return fd;
+	rc = ql_manifest_check(fd, NULL, e);
+	if (rc == QL_OK)
+		rc = read_state(fd, identity, st, e);
+	if (rc == QL_OK)
+		rc = ql_adapter_read(&f, fd, &m->arch, e);
+	if (rc == QL_OK)
+		rc = ql_lora_from_file(lora, m, &f, true, e);
+	ql_adapter_file_free(&f);
+	if (rc == QL_OK)
+		rc = read_moments(fd, *lora, exp_avg, exp_avg_sq, e);
+	(void)close(fd);
+	if (rc != QL_OK) {
+		m->dev->ops->free(m->dev, *exp_avg);
+		m->dev->ops->free(m->dev, *exp_avg_sq);
+		ql_lora_free(*lora);
+		*lora = NULL;
+		*exp_avg = *exp_avg_sq = NULL;
+		ql_train_state_free(st);
+	}
+	return rc;
+}

@@ -1,0 +1,389 @@
+/* trainer.c - the loop; see trainer.h. */
+#include "core/train/trainer.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct run {
+	const struct ql_train_job *job;
+	struct ql_model *m;
+	struct ql_lora_set *lora;
+	float *exp_avg, *exp_avg_sq;
+	struct ql_pass *pass;
+	struct ql_plan plan, valid_plan;
+	struct ql_step_batches batches;
+	struct ql_train_state st;
+	uint64_t total_steps, warmup;
+	uint32_t logging_steps;
+	float *nll, *host;
+	int32_t *argmax;
+	double last_snapshot, seconds_sum;
+	uint64_t steps_timed, last_checkpoint;
+};
+
+static double now_s(void)
+{
+	struct timespec t;
+
+	(void)clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static enum ql_train_stop asked_to_stop(const struct run *r) { return r->job->events.stop(r->job->events.ctx); }
+
+/* Σ NLL in fp64 and correct predictions of one micro-batch. */
+static void tally(const struct run *r, const struct ql_batch *b, double *nll, uint64_t *correct)
+{
+	for (uint32_t i = 0; i < b->n_targets; i++) {
+		*nll += (double)r->nll[i];
+		*correct += r->argmax[i] == b->labels[i];
+	}
+}
+
+/* ---- setting up --------------------------------------------------------------------------------------------------------- */
+
+static uint32_t longest_example(const struct ql_dataset *d)
+{
+	uint32_t n = 0;
+
+	for (size_t i = 0; d != NULL && i < ql_dataset_count(d); i++)
+		if (ql_dataset_get(d, i).n > n)
+			n = ql_dataset_get(d, i).n;
+	return n;
+}
+
+static int new_state(struct run *r, struct ql_err *e)
+{
+	const struct ql_recipe *c = &r->job->recipe;
+	struct ql_lora_config lc = {c->rank, c->alpha, c->rslora, c->gaussian_init, c->modules};
+	struct ql_device *d = r->m->dev;
+	int rc = r->job->init != NULL ? ql_lora_from_file(&r->lora, r->m, r->job->init, true, e)
+				      : ql_lora_new(&r->lora, r->m, &lc, c->seed, e);
+	size_t bytes;
+
+	if (rc != QL_OK)
+		return rc;
+	bytes = (size_t)r->lora->n_params * 4;
+	rc = d->ops->alloc(d, QL_MEM_OPTIMIZER, bytes, (void **)&r->exp_avg, e);
+	if (rc == QL_OK)
+		rc = d->ops->alloc(d, QL_MEM_OPTIMIZER, bytes, (void **)&r->exp_avg_sq, e);
+	if (rc == QL_OK)
+		rc = d->ops->zero(d, r->m->queue, r->exp_avg, bytes, e);
+	if (rc == QL_OK)
+		rc = d->ops->zero(d, r->m->queue, r->exp_avg_sq, bytes, e);
+	return rc == QL_OK ? d->ops->sync(d, r->m->queue, e) : rc;
+}
+
+static int set_up(struct run *r, struct ql_err *e)
+{
+	const struct ql_train_job *j = r->job;
+	uint32_t longest = longest_example(j->data), longest_valid = longest_example(j->valid);
+	struct ql_memory_plan mem;
+	int rc;
+
+	if (j->resume != NULL)
+		rc = ql_checkpoint_read(j->dir, j->resume, r->m, j->identity, &r->lora, &r->exp_avg, &r->exp_avg_sq, &r->st, e);
+	else
+		rc = new_state(r, e);
+	if (rc != QL_OK)
+		return rc;
+	if (longest_valid > longest)
+		longest = longest_valid;
+	/* the split into micro-batches decides the bits of sums: a resumed run keeps it */
+	rc = ql_train_plan_memory(r->m, &j->recipe, longest, (uint32_t)r->st.max_tokens, &mem, e);
+	if (rc != QL_OK)
+		return rc;
+	r->st.max_tokens = mem.max_tokens;
+	rc = ql_pass_new(&r->pass, r->m, r->lora->group_rank, mem.max_tokens, mem.keep, true, e);
+	if (rc == QL_OK)
+		rc = ql_plan_init(&r->plan, j->data, j->recipe.seed, j->recipe.batch_size, j->recipe.micro_batch_size,
+				  mem.max_tokens, e);
+	if (rc == QL_OK && j->valid != NULL)
+		rc = ql_plan_init(&r->valid_plan, j->valid, 0, j->recipe.batch_size, 0, mem.max_tokens, e);
+	if (rc != QL_OK)
+		return rc;
+	r->total_steps = j->recipe.max_steps > 0 ? j->recipe.max_steps : r->plan.steps_per_epoch * j->recipe.n_epochs;
+	r->warmup = ql_recipe_warmup(&j->recipe, r->total_steps);
+	r->logging_steps = j->recipe.logging_steps > 0 ? j->recipe.logging_steps
+						       : (uint32_t)(r->total_steps / 1000 > 0 ? r->total_steps / 1000 : 1);
+	r->nll = malloc((size_t)mem.max_tokens * sizeof *r->nll);
+	r->argmax = malloc((size_t)mem.max_tokens * sizeof *r->argmax);
+	r->host = malloc((size_t)r->lora->n_params * sizeof *r->host);
+	if (r->nll == NULL || r->argmax == NULL || r->host == NULL)
+		return ql_err_set(e, QL_ENOMEM, "training buffers");
+	if (r->st.csv.len == 0 &&
+	    ql_buf_adds(&r->st.csv, "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n") != QL_OK)
+		return ql_err_set(e, QL_ENOMEM, "metrics");
+	return QL_OK;
+}
+
+static void tear_down(struct run *r)
+{
+	ql_pass_free(r->pass);
+	ql_plan_free(&r->plan);
+	ql_plan_free(&r->valid_plan);
+	ql_step_batches_free(&r->batches);
+	r->m->dev->ops->free(r->m->dev, r->exp_avg);
+	r->m->dev->ops->free(r->m->dev, r->exp_avg_sq);
+	ql_lora_free(r->lora);
+	ql_train_state_free(&r->st);
+	free(r->nll);
+	free(r->argmax);
+	free(r->host);
+}
+
+/* ---- one step ------------------------------------------------------------------------------------------------------------ */
+
+static int gradients(struct run *r, struct ql_train_metrics *t, struct ql_err *e)
+{
+	const struct ql_recipe *c = &r->job->recipe;
+	struct ql_dropout drop = {.p = (float)c->dropout, .seed = c->seed, .step = (uint32_t)r->st.step};
+	double nll = 0;
+	uint64_t correct = 0;
+	int rc = ql_plan_step(&r->plan, r->st.step, &r->batches, e);
+
+	if (rc == QL_OK && r->batches.n_targets == 0)
+		rc = ql_err_set(e, QL_EINTERNAL, "step %llu has no target token", (unsigned long long)r->st.step + 1);
+	for (uint32_t i = 0; rc == QL_OK && i < r->batches.n_micro; i++) {
+		drop.token_base = r->batches.token_base[i];
+		rc = ql_pass_run(r->pass, &r->batches.micro[i], r->lora, &drop, (float)(1.0 / (double)r->batches.n_targets), true,
+				 r->nll, r->argmax, e);
+		if (rc == QL_OK)
+			tally(r, &r->batches.micro[i], &nll, &correct);
+		if (rc == QL_OK && asked_to_stop(r) == QL_TRAIN_CANCEL)
+			rc = ql_err_set(e, QL_ECANCELLED, "cancelled");
+	}
+	t->tokens = r->batches.n_tokens;
+	t->targets = r->batches.n_targets;
+	t->loss = nll / (double)(t->targets > 0 ? t->targets : 1);
+	t->accuracy = (double)correct / (double)(t->targets > 0 ? t->targets : 1);
+	return rc;
+}
+
+static int update(struct run *r, struct ql_train_metrics *t, struct ql_err *e)
+{
+	const struct ql_recipe *c = &r->job->recipe;
+	const struct ql_device_ops *op = r->m->dev->ops;
+	struct ql_device *d = r->m->dev;
+	double sum = 0, lr;
+	int rc = op->sum_squares(d, r->m->queue, r->lora->grads, r->lora->n_params, &sum, e);
+
+	if (rc == QL_OK)
+		rc = op->sync(d, r->m->queue, e);
+	if (rc != QL_OK)
+		return rc;
+	t->grad_norm = sqrt(sum);
+	if (!isfinite(t->loss) || !isfinite(t->grad_norm))
+		return ql_err_set(e, QL_ENONFINITE, "step %llu: loss %g, gradient norm %g", (unsigned long long)r->st.step + 1,
+				  t->loss, t->grad_norm);
+	lr = c->learning_rate * ql_schedule_factor(c->schedule, r->st.step, r->total_steps, r->warmup, c->min_lr_ratio);
+	t->learning_rate = lr;
+	struct ql_adamw_group groups[2] = {{0, r->lora->n_a, lr, c->weight_decay},
+					   {r->lora->n_a, r->lora->n_params - r->lora->n_a, lr * c->loraplus_ratio, c->weight_decay}};
+	double coef = c->max_grad_norm > 0 ? c->max_grad_norm / (t->grad_norm + 1e-6) : 1;
+	struct ql_adamw a = {.p = r->lora->params, .m = r->exp_avg, .v = r->exp_avg_sq, .g = r->lora->grads, .groups = groups,
+			     .n_groups = 2, .beta1 = c->beta1, .beta2 = c->beta2, .eps = c->eps, .t = r->st.step + 1,
+			     .grad_scale = (float)(coef < 1 ? coef : 1)};
+
+	rc = op->adamw(d, r->m->queue, &a, e);
+	if (rc == QL_OK)
+		rc = op->zero(d, r->m->queue, r->lora->grads, (size_t)r->lora->n_params * 4, e);
+	return rc == QL_OK ? op->sync(d, r->m->queue, e) : rc;
+}
+
+/* Loss and accuracy over the first n validation examples: ΣNLL/ΣN, no gradients, no random numbers. */
+static int evaluate(struct run *r, size_t n, double *loss, double *accuracy, struct ql_err *e)
+{
+	size_t count = ql_dataset_count(r->job->valid), step = r->job->recipe.batch_size;
+	double nll = 0;
+	uint64_t correct = 0, targets = 0;
+	int rc = QL_OK;
+
+	if (n > count)
+		n = count;
+	for (size_t at = 0; rc == QL_OK && at < n; at += step) {
+		rc = ql_plan_range(&r->valid_plan, at, n - at < step ? n - at : step, &r->batches, e);
+		for (uint32_t i = 0; rc == QL_OK && i < r->batches.n_micro; i++) {
+			rc = ql_pass_run(r->pass, &r->batches.micro[i], r->lora, NULL, 0, false, r->nll, r->argmax, e);
+			if (rc == QL_OK)
+				tally(r, &r->batches.micro[i], &nll, &correct);
+			if (rc == QL_OK && asked_to_stop(r) == QL_TRAIN_CANCEL)
+				rc = ql_err_set(e, QL_ECANCELLED, "cancelled");
+		}
+		targets += r->batches.n_targets;
+	}
+	*loss = nll / (double)(targets > 0 ? targets : 1);
+	*accuracy = (double)correct / (double)(targets > 0 ? targets : 1);
+	return rc;
+}
+
+static int validate(struct run *r, struct ql_train_metrics *t, struct ql_err *e)
+{
+	const struct ql_recipe *c = &r->job->recipe;
+	bool epoch_end = r->st.step % r->plan.steps_per_epoch == 0 || r->st.step == r->total_steps;
+	int rc = QL_OK;
+
+	if (r->job->valid == NULL)
+		return QL_OK;
+	if (c->eval_steps > 0 && r->st.step % c->eval_steps == 0) {
+		r->job->events.phase(r->job->events.ctx, "evaluating");
+		rc = evaluate(r, c->batch_size, &t->valid_loss, &t->valid_accuracy, e);
+		t->has_valid = true;
+	}
+	if (rc == QL_OK && epoch_end) {
+		r->job->events.phase(r->job->events.ctx, "evaluating");
+		rc = evaluate(r, SIZE_MAX, &t->full_valid_loss, &t->full_valid_accuracy, e);
+		t->has_full_valid = true;
+	}
+	if (t->has_valid || t->has_full_valid)
+		r->job->events.phase(r->job->events.ctx, "training");
+	return rc;
+}
+
+/* ---- records ---------------------------------------------------------------------------------------------------------------- */
+
+static json_t *metrics_json(const struct ql_train_metrics *t)
+{
+	json_t *o = json_pack("{s:I, s:f, s:f}", "step", (json_int_t)t->step, "train_loss", t->loss, "train_mean_token_accuracy",
+			      t->accuracy);
+
+	if (o != NULL && t->has_valid) {
+		(void)json_object_set_new(o, "valid_loss", json_real(t->valid_loss));
+		(void)json_object_set_new(o, "valid_mean_token_accuracy", json_real(t->valid_accuracy));
+	}
+	if (o != NULL && t->has_full_valid) {
+		(void)json_object_set_new(o, "full_valid_loss", json_real(t->full_valid_loss));
+		(void)json_object_set_new(o, "full_valid_mean_token_accuracy", json_real(t->full_valid_accuracy));
+	}
+	return o;
+}
+
+static int record(struct run *r, const struct ql_train_metrics *t, struct ql_err *e)
+{
+	struct ql_buf *b = &r->st.csv;
+	bool valid = t->has_valid || t->has_full_valid;
+	int rc = ql_buf_addf(b, "%llu,%.9g,%.9g,", (unsigned long long)t->step, t->loss, t->accuracy);
+
+	if (rc == QL_OK && valid)
+		rc = ql_buf_addf(b, "%.9g,%.9g\n", t->has_full_valid ? t->full_valid_loss : t->valid_loss,
+				 t->has_full_valid ? t->full_valid_accuracy : t->valid_accuracy);
+	else if (rc == QL_OK)
+		rc = ql_buf_adds(b, ",\n");
+	json_decref(r->st.last);
+	r->st.last = metrics_json(t);
+	if (rc != QL_OK || r->st.last == NULL)
+		return ql_err_set(e, QL_ENOMEM, "metrics");
+	return QL_OK;
+}
+
+static int save(struct run *r, bool user, struct ql_err *e)
+{
+	const struct ql_train_job *j = r->job;
+	struct ql_manifest m;
+	int rc;
+
+	j->events.phase(j->events.ctx, "checkpointing");
+	rc = ql_checkpoint_write(j->dir, r->lora, r->exp_avg, r->exp_avg_sq, &r->st, j->identity, j->base_name, r->host, &m, e);
+	if (rc != QL_OK)
+		return rc;
+	r->last_snapshot = now_s();
+	r->last_checkpoint = r->st.step;
+	j->events.checkpoint(j->events.ctx, r->st.step, &m, user, r->st.last);
+	j->events.phase(j->events.ctx, "training");
+	return QL_OK;
+}
+
+static int one_step(struct run *r, struct ql_err *e)
+{
+	const struct ql_train_job *j = r->job;
+	struct ql_train_metrics t = {.total_steps = r->total_steps};
+	double begin = now_s();
+	int rc = gradients(r, &t, e);
+
+	if (rc == QL_OK)
+		rc = update(r, &t, e);
+	if (rc != QL_OK)
+		return rc;
+	r->st.step++;
+	r->st.tokens += t.tokens;
+	r->st.targets += t.targets;
+	t.step = r->st.step;
+	t.epoch = (double)r->st.step / (double)r->plan.steps_per_epoch;
+	t.seconds = now_s() - begin;
+	t.tokens_per_second = (double)t.tokens / (t.seconds > 0 ? t.seconds : 1e-9);
+	r->seconds_sum += t.seconds;
+	t.eta_seconds = r->seconds_sum / (double)++r->steps_timed * (double)(r->total_steps - r->st.step);
+	t.log = t.step == 1 || t.step % r->logging_steps == 0 || t.step == r->total_steps;
+	rc = validate(r, &t, e);
+	if (rc == QL_OK)
+		rc = record(r, &t, e);
+	if (rc == QL_OK)
+		j->events.step(j->events.ctx, &t);
+	return rc;
+}
+
+/* After a step: a user-visible checkpoint where one is due, else a snapshot by the clock or on request to stop. */
+static int save_if_due(struct run *r, enum ql_train_stop stop, struct ql_err *e)
+{
+	const struct ql_recipe *c = &r->job->recipe;
+	bool user = r->st.step == r->total_steps || r->st.step % r->plan.steps_per_epoch == 0 ||
+		    (c->save_steps > 0 && r->st.step % c->save_steps == 0);
+
+	if (user)
+		return save(r, true, e);
+	if (stop == QL_TRAIN_PAUSE || now_s() - r->last_snapshot >= r->job->snapshot_seconds)
+		return save(r, false, e);
+	return QL_OK;
+}
+
+static int loop(struct run *r, struct ql_train_result *out, struct ql_err *e)
+{
+	const struct ql_train_job *j = r->job;
+	enum ql_train_stop stop = QL_TRAIN_GO;
+	int rc = QL_OK;
+
+	j->events.started(j->events.ctx, r->st.step, r->total_steps, 0, &j->recipe, r->warmup, r->logging_steps);
+	j->events.phase(j->events.ctx, "training");
+	r->last_snapshot = now_s();
+	if (j->resume == NULL)
+		rc = save(r, false, e); /* step 0: the initial adapter */
+	while (rc == QL_OK && r->st.step < r->total_steps) {
+		ql_gate_leave(r->m->gate, QL_GATE_TRAIN); /* other jobs take their turn */
+		ql_gate_enter(r->m->gate, QL_GATE_TRAIN);
+		stop = asked_to_stop(r);
+		if (stop == QL_TRAIN_PAUSE && r->last_checkpoint != r->st.step && r->steps_timed > 0)
+			rc = save(r, false, e);
+		if (rc != QL_OK || stop != QL_TRAIN_GO)
+			break;
+		rc = one_step(r, e);
+		if (rc == QL_OK)
+			rc = save_if_due(r, asked_to_stop(r), e);
+	}
+	if (rc == QL_ECANCELLED) {
+		stop = QL_TRAIN_CANCEL;
+		rc = QL_OK;
+	}
+	out->stopped = r->st.step < r->total_steps;
+	out->step = r->st.step;
+	out->trained_tokens = r->st.targets;
+	(void)snprintf(out->final_dir, sizeof out->final_dir, "step-%llu", (unsigned long long)r->st.step);
+	return rc;
+}
+
+int ql_train_run(const struct ql_train_job *job, struct ql_train_result *out, struct ql_err *e)
+{
+	struct run r = {.job = job, .m = job->model};
+	int rc;
+
+	*out = (struct ql_train_result){0};
+	ql_gate_enter(r.m->gate, QL_GATE_TRAIN);
+	rc = set_up(&r, e);
+	if (rc == QL_OK)
+		rc = loop(&r, out, e);
+	tear_down(&r);
+	ql_gate_leave(r.m->gate, QL_GATE_TRAIN);
+	return rc;
+}

@@ -1,0 +1,69 @@
+/* trainer.h - one fine-tuning run: from a dataset and a recipe to an adapter.
+ *
+ * loss of a step = Σ NLL / N, N = target tokens of the whole optimiser step (all micro-batches), sums in fp64; gradients are
+ * scaled by 1/N before they are summed, clipped by their global norm, then AdamW (numerics.md §5, §6).  The run holds
+ * the model's gate while it works and yields it between ops.  A run stopped and resumed from its last checkpoint ends with
+ * the same bits as one never stopped. */
+#ifndef QL_TRAIN_TRAINER_H
+#define QL_TRAIN_TRAINER_H
+
+#include "core/train/checkpoint.h"
+#include "core/train/plan.h"
+#include "core/train/recipe.h"
+
+enum ql_train_stop { QL_TRAIN_GO, QL_TRAIN_PAUSE /* snapshot, then stop */, QL_TRAIN_CANCEL /* stop at once */ };
+
+struct ql_train_metrics {
+	uint64_t step, total_steps; /* 1-based step just done */
+	double epoch, loss, accuracy, learning_rate, grad_norm;
+	uint64_t tokens, targets; /* of this step */
+	bool has_valid, has_full_valid;
+	double valid_loss, valid_accuracy, full_valid_loss, full_valid_accuracy;
+	double seconds, tokens_per_second, eta_seconds;
+	bool log; /* due for an event by logging_steps */
+};
+
+struct ql_train_events { /* all called on the trainer's thread, outside the gate or inside; they must not call the device */
+	void *ctx;
+	void (*started)(void *ctx, uint64_t step, uint64_t total_steps, uint64_t tokens_per_epoch, const struct ql_recipe *r,
+			uint64_t warmup, uint32_t logging_steps);
+	void (*phase)(void *ctx, const char *phase);
+	void (*step)(void *ctx, const struct ql_train_metrics *m);
+	void (*checkpoint)(void *ctx, uint64_t step, const struct ql_manifest *m, bool user, const json_t *metrics);
+	enum ql_train_stop (*stop)(void *ctx);
+};
+
+struct ql_train_job {
+	struct ql_model *model;
+	struct ql_recipe recipe;
+	const struct ql_dataset *data, *valid; /* valid may be NULL */
+	const json_t *identity;		       /* hashes that a resume must find equal */
+	const char *base_name;		       /* for adapter_config.json */
+	int dir;			       /* the job's directory, for checkpoints */
+	const char *resume;		       /* "step-<n>" or NULL */
+	const struct ql_adapter_file *init;    /* continued training: start from these weights, or NULL */
+	double snapshot_seconds;
+	struct ql_train_events events;
+};
+
+struct ql_train_result {
+	bool stopped;	   /* pause or cancel; else the run is complete */
+	uint64_t step;
+	uint64_t trained_tokens; /* target tokens seen over all steps */
+	char final_dir[64];	 /* the last checkpoint, "step-<n>", when complete */
+};
+
+/* QL_ENONFINITE: loss or gradient norm, with the step in the message; nothing of that step was applied.  QL_ENODEVMEM: needed
+ * and available bytes in the message.  QL_EMISMATCH: resume refused. */
+int ql_train_run(const struct ql_train_job *job, struct ql_train_result *out, struct ql_err *e);
+
+/* Memory the run would take (adapter, optimiser, activations), for the plan chosen now; QL_ENODEVMEM if none fits. */
+struct ql_memory_plan {
+	uint32_t max_tokens;
+	enum ql_keep keep;
+	uint64_t bytes, available;
+};
+int ql_train_plan_memory(struct ql_model *m, const struct ql_recipe *r, uint32_t longest, uint32_t fixed_max_tokens,
+			 struct ql_memory_plan *out, struct ql_err *e);
+
+#endif
