@@ -11,7 +11,7 @@ struct ql_gate {
 	bool held;
 	int infer_waiting, train_waiting;
 	unsigned long train_next, train_turn; /* trainers go in order of arrival */
-	double share, since, train_s, infer_s;
+	double target, since, train_s, infer_s;
 	double debt; /* seconds the trainer may still run before it must yield again */
 };
 
@@ -23,7 +23,7 @@ static double now_s(void)
 	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-struct ql_gate *ql_gate_new(double train_share)
+struct ql_gate *ql_gate_new(double target_s)
 {
 	struct ql_gate *g = calloc(1, sizeof *g);
 
@@ -31,7 +31,7 @@ struct ql_gate *ql_gate_new(double train_share)
 		return NULL;
 	(void)pthread_mutex_init(&g->lock, NULL);
 	(void)pthread_cond_init(&g->changed, NULL);
-	g->share = train_share;
+	g->target = target_s;
 	return g;
 }
 
@@ -44,10 +44,10 @@ void ql_gate_free(struct ql_gate *g)
 	free(g);
 }
 
-void ql_gate_set_share(struct ql_gate *g, double train_share)
+void ql_gate_set_target(struct ql_gate *g, double target_s)
 {
 	(void)pthread_mutex_lock(&g->lock);
-	g->share = train_share;
+	g->target = target_s;
 	(void)pthread_mutex_unlock(&g->lock);
 }
 
@@ -83,8 +83,7 @@ static void leave_locked(struct ql_gate *g, enum ql_gate_side side)
 			g->debt = 0;
 	} else {
 		g->infer_s += t;
-		if (g->share > 0 && g->share < 1)
-			g->debt = t * g->share / (1 - g->share);
+		g->debt = t < g->target ? g->target - t : 0;
 	}
 	g->held = false;
 	(void)pthread_cond_broadcast(&g->changed);

@@ -182,7 +182,7 @@ int ql_model_load(struct ql_model **out, struct ql_device *dev, struct ql_source
 	m->d_q = m->arch.num_attention_heads * m->arch.head_dim;
 	m->d_kv = m->arch.num_key_value_heads * m->arch.head_dim;
 	m->layers = calloc(m->arch.num_hidden_layers, sizeof *m->layers);
-	m->gate = ql_gate_new(0.5);
+	m->gate = ql_gate_new(0.05);
 	if (m->layers == NULL || m->gate == NULL) {
 		rc = ql_err_set(e, QL_ENOMEM, "model");
 		goto fail;

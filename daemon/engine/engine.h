@@ -1,0 +1,88 @@
+/* engine.h - the engine process: one base model, one device, the protocol of daemon/ipc.h.  Private to this directory.
+ *
+ * Threads: the reader (main) takes frames, answers what needs no device, and starts the others; one scheduler thread for
+ * inference; one thread for each running job or validation; one for exports.  Device work goes through the model's gate.  Frames
+ * are written under one lock, so each arrives whole.  A device failure sends `fatal` and ends the process at once. */
+#ifndef QL_DAEMON_ENGINE_H
+#define QL_DAEMON_ENGINE_H
+
+#include <jansson.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "core/base/err.h"
+#include "core/infer/infer.h"
+#include "core/model/model.h"
+#include "core/text/data/dataset.h"
+
+struct job;
+struct export_task;
+
+struct engine {
+	int state_fd;
+	/* settings of `init` */
+	char base_path[4096], device_name[64], cache_dir[64];
+	int threads;
+	struct ql_infer_opts infer_opts;
+	double token_target_ms;
+	double snapshot_seconds;
+	/* the model */
+	struct ql_source *source;
+	struct ql_device *dev;
+	struct ql_model *model;
+	struct ql_tok *tok;
+	struct ql_tmpl *tmpl; /* NULL if the base has no chat template */
+	json_t *trusted;      /* bos_token, eos_token, … */
+	char tokenizer_sha256[65], template_sha256[65];
+	struct ql_infer *infer;
+	pthread_t infer_thread;
+	bool infer_started;
+	/* work */
+	pthread_mutex_t lock;
+	pthread_cond_t idle; /* a job or export ended */
+	struct job *jobs;
+	struct export_task *exports;
+	bool export_running;
+	_Atomic unsigned long trained_tokens;
+	double last_status;
+	unsigned long last_generated;
+};
+
+/* wire.c: frames.  send steals obj (NULL = out of memory: fatal). */
+int engine_wire_read(struct ql_buf *b, int timeout_ms, json_t **out, struct ql_err *e); /* QL_EBUSY: timeout; QL_ENOTFOUND: end */
+void engine_send(json_t *obj);
+/* The last frame, then the end of the process. */
+_Noreturn void engine_fatal(int exit_code, const struct ql_err *e);
+/* Ends the process if rc is a sticky device failure. */
+void engine_check_device(int rc, const struct ql_err *e);
+
+/* load.c */
+int engine_load(struct engine *g, struct ql_err *e);
+void engine_unload(struct engine *g);
+/* The template in force: the job's own text, or the base's.  *owned is to be freed, or NULL. */
+int engine_template(struct engine *g, const char *text, const struct ql_tmpl **out, struct ql_tmpl **owned, char sha256[65],
+		    struct ql_err *e);
+int engine_open_state_dir(void *engine, const char *dir, struct ql_err *e); /* ql_adapter_open */
+
+/* jobs.c, validate.c */
+void engine_validate(struct engine *g, json_t *frame);
+void engine_job_start(struct engine *g, json_t *frame);
+void engine_job_stop(struct engine *g, const json_t *frame);
+void engine_jobs_drain(struct engine *g); /* asks all to pause and waits */
+int engine_dataset(struct engine *g, const char *path, const json_t *recipe, const struct ql_tmpl *t, uint32_t max_seq_length,
+		   int min_examples, int (*cancelled)(void *), void *ctx, struct ql_dataset **out, struct ql_dataset_report *rep,
+		   struct ql_err *e);
+
+/* requests.c */
+void engine_infer(struct engine *g, const json_t *frame);
+
+/* exports.c */
+void engine_export(struct engine *g, json_t *frame);
+void engine_export_cancel(struct engine *g, const char *id);
+void engine_exports_drain(struct engine *g);
+
+double engine_now(void);
+const char *engine_error_word(int code, const char *param); /* api.md §3 code of an error in a request */
+
+#endif

@@ -1,0 +1,529 @@
+/* requests.c - frames of type `infer`: chat, completion, tokenize, detokenize, template.
+ *
+ * Rendering and tokenising happen here, on the reader's thread; generation is handed to the scheduler, whose events become frames.
+ * A frame with several prompts is several scheduler requests under one id; the last to end closes it. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/base/io.h"
+#include "core/base/json.h"
+#include "core/base/limits.h"
+#include "core/base/utf8.h"
+#include "core/text/tmpl/tmpl.h"
+#include "daemon/engine/engine.h"
+
+#define PROMPTS_MAX 16
+
+struct group { /* one frame */
+	struct engine *g;
+	int64_t id;
+	uint32_t n_prompts, n_choices;
+	_Atomic uint32_t open; /* prompts not ended, plus one while submitting */
+	_Atomic bool failed;
+	uint64_t prompt_tokens, completion_tokens, cached_tokens; /* scheduler's thread, or before any is submitted */
+};
+
+struct prompt_ctx {
+	struct group *group;
+	uint32_t first_index;
+};
+
+/* ---- events → frames -------------------------------------------------------------------------------------------------- */
+
+static json_t *token_json(const struct engine *g, int32_t token, float logprob)
+{
+	size_t len = 0;
+	const char *bytes = ql_tok_piece(g->tok, token, &len);
+	json_t *list = json_array(), *o;
+	struct ql_buf text = {0};
+
+	if (bytes == NULL)
+		len = 0;
+	for (size_t i = 0; i < len; i++)
+		(void)json_array_append_new(list, json_integer((unsigned char)bytes[i]));
+	for (size_t i = 0; i < len;) { /* the text shows U+FFFD where the bytes are no character */
+		uint32_t cp;
+		int n = ql_utf8_decode(bytes + i, len - i, &cp);
+
+		(void)ql_buf_add(&text, n > 0 ? bytes + i : "\xEF\xBF\xBD", n > 0 ? (size_t)n : 3);
+		i += n > 0 ? (size_t)n : 1;
+	}
+	o = json_pack("{s:s%, s:o}", "token", text.len > 0 ? text.data : "", text.len, "bytes", list);
+	if (o != NULL)
+		(void)json_object_set_new(o, "logprob", isfinite(logprob) ? json_real((double)logprob) : isnan(logprob) ? json_null() : json_real(-9999.0));
+	ql_buf_free(&text);
+	return o;
+}
+
+static json_t *logprobs_json(const struct engine *g, const struct ql_token_info *t, uint32_t n)
+{
+	json_t *list = json_array();
+
+	for (uint32_t i = 0; i < n; i++) {
+		json_t *o = token_json(g, t[i].token, t[i].logprob), *top = json_array();
+
+		for (uint32_t k = 0; k < t[i].n_top && !isnan(t[i].logprob); k++)
+			(void)json_array_append_new(top, token_json(g, t[i].top[k].token, t[i].top[k].logprob));
+		(void)json_object_set_new(o, "top", top);
+		(void)json_array_append_new(list, o);
+	}
+	return list;
+}
+
+static void on_delta(void *ctx, uint32_t choice, const char *text, size_t len, const struct ql_token_info *tokens, uint32_t n)
+{
+	struct prompt_ctx *p = ctx;
+	bool with = tokens != NULL && n > 0;
+
+	if (p->group->failed)
+		return;
+	engine_send(json_pack("{s:s, s:I, s:i, s:s%, s:i, s:o}", "type", "delta", "id", (json_int_t)p->group->id, "index",
+			      (int)(p->first_index + choice), "text", text, len, "tokens", (int)n, "logprobs",
+			      with ? logprobs_json(p->group->g, tokens, n) : json_null()));
+}
+
+static void on_finish(void *ctx, uint32_t choice, enum ql_finish reason)
+{
+	struct prompt_ctx *p = ctx;
+
+	if (!p->group->failed)
+		engine_send(json_pack("{s:s, s:I, s:i, s:s}", "type", "finish", "id", (json_int_t)p->group->id, "index",
+				      (int)(p->first_index + choice), "reason", reason == QL_FINISH_STOP ? "stop" : "length"));
+}
+
+/* One prompt fewer; the last closes the request. */
+static void leave_group(struct group *q)
+{
+	if (--q->open > 0)
+		return;
+	if (!q->failed)
+		engine_send(json_pack("{s:s, s:I, s:I, s:I, s:I}", "type", "infer_done", "id", (json_int_t)q->id, "prompt_tokens",
+				      (json_int_t)q->prompt_tokens, "completion_tokens", (json_int_t)q->completion_tokens,
+				      "cached_tokens", (json_int_t)q->cached_tokens));
+	free(q);
+}
+
+static void on_done(void *ctx, uint64_t prompt_tokens, uint64_t completion_tokens, uint64_t cached_tokens)
+{
+	struct prompt_ctx *p = ctx;
+
+	p->group->prompt_tokens += prompt_tokens;
+	p->group->completion_tokens += completion_tokens;
+	p->group->cached_tokens += cached_tokens;
+	leave_group(p->group);
+	free(p);
+}
+
+static void send_error(int64_t id, const struct ql_err *e)
+{
+	engine_send(json_pack("{s:s, s:I, s:i, s:s, s:s, s:s}", "type", "infer_error", "id", (json_int_t)id, "code", e->code,
+			      "error_code", engine_error_word(e->code, e->param), "param", e->param, "message", e->message));
+}
+
+static void fail_group(struct group *q, const struct ql_err *e)
+{
+	if (!atomic_exchange(&q->failed, true))
+		send_error(q->id, e);
+}
+
+static void on_error(void *ctx, const struct ql_err *e)
+{
+	struct prompt_ctx *p = ctx;
+
+	fail_group(p->group, e);
+	leave_group(p->group);
+	free(p);
+}
+
+/* ---- reading the frame ---------------------------------------------------------------------------------------------------- */
+
+struct parsed { /* owns its lists */
+	struct ql_infer_request r;
+	struct ql_adapter_ref adapter;
+	struct ql_bias bias[QL_INFER_LOGIT_BIAS_MAX];
+	const char *stops[QL_INFER_STOPS_MAX];
+	int32_t stop_tokens[QL_INFER_N_MAX];
+	int64_t max_tokens; /* -1: what fits */
+};
+
+static int read_adapter(const json_t *frame, struct parsed *p, struct ql_err *e)
+{
+	const json_t *a = json_object_get(frame, "adapter");
+	const char *name = NULL, *dir = NULL;
+	int64_t generation = 0;
+	int rc;
+
+	if (a == NULL || json_is_null(a))
+		return QL_OK;
+	rc = ql_json_get_str(a, "name", 1, sizeof p->adapter.name - 1, &name, e);
+	if (rc == QL_OK)
+		rc = ql_json_get_str(a, "dir", 1, sizeof p->adapter.dir - 1, &dir, e);
+	if (rc == QL_OK)
+		rc = ql_json_get_int(a, "generation", 0, INT64_MAX, &generation, e);
+	if (rc == QL_OK && (name == NULL || dir == NULL))
+		rc = ql_err_param(e, QL_EINVAL, "adapter", "adapter without name or dir");
+	if (rc != QL_OK)
+		return rc;
+	(void)snprintf(p->adapter.name, sizeof p->adapter.name, "%s", name);
+	(void)snprintf(p->adapter.dir, sizeof p->adapter.dir, "%s", dir);
+	p->adapter.generation = (uint64_t)generation;
+	p->r.adapter = &p->adapter;
+	return QL_OK;
+}
+
+static int read_sampling(const json_t *f, struct ql_sampling *s, struct ql_err *e)
+{
+	const struct {
+		const char *key;
+		double min, max, *out;
+	} rows[] = {
+		{"temperature", 0, 2, &s->temperature},		      {"top_p", 0, 1, &s->top_p},
+		{"min_p", 0, 1, &s->min_p},			      {"presence_penalty", -2, 2, &s->presence_penalty},
+		{"frequency_penalty", -2, 2, &s->frequency_penalty}, {"repetition_penalty", 0.1, 10, &s->repetition_penalty},
+	};
+	int64_t top_k = 0, seed;
+	struct timespec t;
+	int rc = QL_OK;
+
+	(void)clock_gettime(CLOCK_REALTIME, &t);
+	seed = (int64_t)((uint64_t)t.tv_nsec * 6364136223846793005ull + (uint64_t)t.tv_sec) & INT64_MAX;
+	*s = (struct ql_sampling){.temperature = 1, .top_p = 1, .repetition_penalty = 1};
+	for (size_t i = 0; rc == QL_OK && i < sizeof rows / sizeof rows[0]; i++)
+		rc = ql_json_get_num(f, rows[i].key, rows[i].min, rows[i].max, rows[i].out, e);
+	if (rc == QL_OK)
+		rc = ql_json_get_int(f, "top_k", -1, 1000, &top_k, e);
+	if (rc == QL_OK)
+		rc = ql_json_get_int(f, "seed", INT64_MIN, INT64_MAX, &seed, e);
+	s->top_k = top_k > 0 ? (uint32_t)top_k : 0;
+	s->seed = (uint64_t)seed;
+	return rc;
+}
+
+static int read_lists(const struct engine *g, const json_t *f, struct parsed *p, struct ql_err *e)
+{
+	const json_t *stop = json_object_get(f, "stop"), *ids = json_object_get(f, "stop_token_ids"),
+		     *bias = json_object_get(f, "logit_bias");
+	const char *key;
+	json_t *v;
+
+	if (json_array_size(stop) > QL_INFER_STOPS_MAX || json_array_size(ids) > QL_INFER_N_MAX ||
+	    json_object_size(bias) > QL_INFER_LOGIT_BIAS_MAX)
+		return ql_err_param(e, QL_ELIMIT, "stop", "too many stop strings, stop tokens or biases");
+	for (size_t i = 0; i < json_array_size(stop); i++) {
+		p->stops[i] = json_string_value(json_array_get(stop, i));
+		if (p->stops[i] == NULL || p->stops[i][0] == '\0')
+			return ql_err_param(e, QL_EINVAL, "stop", "'stop' must hold non-empty strings");
+	}
+	p->r.stop = p->stops;
+	p->r.n_stop = (uint32_t)json_array_size(stop);
+	for (size_t i = 0; i < json_array_size(ids); i++)
+		p->stop_tokens[i] = (int32_t)json_integer_value(json_array_get(ids, i));
+	p->r.stop_tokens = p->stop_tokens;
+	p->r.n_stop_tokens = (uint32_t)json_array_size(ids);
+	json_object_foreach((json_t *)(uintptr_t)bias, key, v) {
+		char *end;
+		long id = strtol(key, &end, 10);
+
+		if (*end != '\0' || id < 0 || id >= ql_tok_vocab_size(g->tok) || !json_is_number(v))
+			return ql_err_param(e, QL_EINVAL, "logit_bias", "'logit_bias': '%.20s' is not a token of the vocabulary", key);
+		if (json_number_value(v) != 0)
+			p->bias[p->r.sampling.n_bias++] = (struct ql_bias){(int32_t)id, (float)json_number_value(v)};
+	}
+	p->r.sampling.bias = p->bias;
+	return QL_OK;
+}
+
+static int read_request(const struct engine *g, const json_t *f, struct parsed *p, struct ql_err *e)
+{
+	int64_t n = 1, min_tokens = 0, logprobs = -1;
+	int rc;
+
+	memset(p, 0, sizeof *p);
+	p->max_tokens = -1;
+	rc = read_adapter(f, p, e);
+	if (rc == QL_OK)
+		rc = read_sampling(f, &p->r.sampling, e);
+	if (rc == QL_OK)
+		rc = read_lists(g, f, p, e);
+	if (rc == QL_OK)
+		rc = ql_json_get_int(f, "n", 1, QL_INFER_N_MAX, &n, e);
+	if (rc == QL_OK)
+		rc = ql_json_get_int(f, "max_tokens", 0, INT32_MAX, &p->max_tokens, e);
+	if (rc == QL_OK)
+		rc = ql_json_get_int(f, "min_tokens", 0, INT32_MAX, &min_tokens, e);
+	if (rc == QL_OK)
+		rc = ql_json_get_int(f, "logprobs", -1, 20, &logprobs, e);
+	if (rc == QL_OK)
+		rc = ql_json_get_bool(f, "ignore_eos", &p->r.ignore_eos, e);
+	if (rc == QL_OK)
+		rc = ql_json_get_bool(f, "echo", &p->r.echo, e);
+	p->r.n = (uint32_t)n;
+	p->r.min_tokens = (uint32_t)min_tokens;
+	p->r.logprobs = (int32_t)logprobs;
+	p->r.events = (struct ql_infer_events){on_delta, on_finish, on_done, on_error};
+	return rc;
+}
+
+/* ---- prompts -------------------------------------------------------------------------------------------------------------------- */
+
+/* The template of the adapter if it brought its own, else the base's. */
+static int template_for(struct engine *g, const json_t *frame, const struct ql_tmpl **out, struct ql_tmpl **owned, struct ql_err *e)
+{
+	const char *dir = json_string_value(json_object_get(json_object_get(frame, "adapter"), "dir"));
+	struct ql_buf text = {0};
+	char hex[65];
+	int fd, rc;
+
+	*owned = NULL;
+	*out = g->tmpl;
+	if (dir != NULL) {
+		fd = ql_io_open_dir(g->state_fd, dir, e);
+		if (fd < 0)
+			return fd;
+		rc = ql_io_read_all(fd, "chat_template.jinja", QL_TMPL_SOURCE_MAX, &text, e);
+		(void)close(fd);
+		if (rc == QL_OK)
+			rc = engine_template(g, text.data, out, owned, hex, e);
+		else if (rc == QL_ENOTFOUND)
+			rc = QL_OK;
+		ql_buf_free(&text);
+		if (rc != QL_OK)
+			return rc;
+	}
+	if (*out == NULL)
+		return ql_err_param(e, QL_EUNSUPPORTED, "messages", "this model has no usable chat template");
+	return QL_OK;
+}
+
+static int encode_chat(struct engine *g, const json_t *f, struct ql_ids *ids, struct ql_buf *text, struct ql_err *e)
+{
+	const json_t *messages = json_object_get(f, "messages"), *tools = json_object_get(f, "tools"),
+		     *kwargs = json_object_get(f, "chat_template_kwargs");
+	bool generate = true, go_on = false;
+	const struct ql_tmpl *t;
+	struct ql_tmpl *owned;
+	int rc = ql_json_get_bool(f, "add_generation_prompt", &generate, e);
+
+	if (rc == QL_OK)
+		rc = ql_json_get_bool(f, "continue_final_message", &go_on, e);
+	if (rc == QL_OK && !json_is_array(messages))
+		rc = ql_err_param(e, QL_EINVAL, "messages", "'messages' must be an array");
+	if (rc == QL_OK)
+		rc = template_for(g, f, &t, &owned, e);
+	if (rc != QL_OK)
+		return rc;
+	rc = ql_chat_encode(g->tok, t, g->trusted, messages, json_is_null(tools) ? NULL : tools, json_is_null(kwargs) ? NULL : kwargs,
+			    generate && !go_on, go_on, time(NULL), ids, text, e);
+	ql_tmpl_free(owned);
+	return rc;
+}
+
+static int encode_prompt(struct engine *g, const json_t *f, const json_t *prompt, struct ql_ids *ids, struct ql_err *e)
+{
+	bool special = false;
+	int rc = ql_json_get_bool(f, "parse_special", &special, e);
+
+	if (rc != QL_OK)
+		return rc;
+	if (json_is_string(prompt)) {
+		rc = ql_tok_encode(g->tok, json_string_value(prompt), json_string_length(prompt),
+				   QL_TOK_ADD_SPECIAL | (special ? QL_TOK_PARSE_SPECIAL : 0), NULL, 0, ids, e);
+		if (rc == QL_OK && ids->n == 0) { /* an empty prompt still needs something to continue */
+			int32_t id = ql_tok_bos(g->tok) >= 0 ? ql_tok_bos(g->tok) : ql_tok_eos(g->tok);
+
+			rc = id >= 0 ? ql_ids_push(ids, id, 0) : ql_err_param(e, QL_EINVAL, "prompt", "the prompt is empty");
+		}
+		return rc;
+	}
+	for (size_t i = 0; rc == QL_OK && i < json_array_size(prompt); i++) {
+		const json_t *v = json_array_get(prompt, i);
+		json_int_t id = json_is_integer(v) ? json_integer_value(v) : -1;
+
+		if (id < 0 || id >= (json_int_t)g->model->arch.vocab_size)
+			return ql_err_param(e, QL_EINVAL, "prompt", "'prompt': element %zu is not a token of the vocabulary", i);
+		rc = ql_ids_push(ids, (int32_t)id, 0);
+	}
+	return rc;
+}
+
+static int submit(struct group *q, struct parsed *p, const struct ql_ids *ids, uint32_t prompt, struct ql_err *e)
+{
+	uint32_t context = ql_infer_context(q->g->infer), room;
+	struct prompt_ctx *c;
+	int rc;
+
+	if (ids->n >= context)
+		return ql_err_param(e, QL_ELIMIT, "messages",
+				    "This model's maximum context length is %u tokens. However, your messages resulted in %zu tokens.",
+				    context, ids->n);
+	room = context - (uint32_t)ids->n;
+	if (p->max_tokens < 0)
+		p->r.max_tokens = room < 4096 ? room : 4096;
+	else
+		p->r.max_tokens = p->max_tokens < (int64_t)room ? (uint32_t)p->max_tokens : room;
+	c = malloc(sizeof *c);
+	if (c == NULL)
+		return ql_err_set(e, QL_ENOMEM, "request");
+	*c = (struct prompt_ctx){q, prompt * p->r.n};
+	p->r.id = (uint64_t)q->id;
+	p->r.prompt = ids->ids;
+	p->r.n_prompt = (uint32_t)ids->n;
+	p->r.ctx = c;
+	q->open++;
+	rc = ql_infer_submit(q->g->infer, &p->r, e);
+	if (rc != QL_OK) {
+		q->open--;
+		free(c);
+	}
+	return rc;
+}
+
+static void generate(struct engine *g, const json_t *f, int64_t id, bool chat)
+{
+	struct parsed *p = malloc(sizeof *p);
+	struct group *q = calloc(1, sizeof *q);
+	struct ql_ids ids = {0};
+	struct ql_err e = {0};
+	const json_t *prompts = json_object_get(f, "prompts");
+	int rc;
+
+	if (p == NULL || q == NULL) {
+		(void)ql_err_set(&e, QL_ENOMEM, "out of memory");
+		send_error(id, &e);
+		free(p);
+		free(q);
+		return;
+	}
+	q->g = g;
+	q->id = id;
+	q->open = 1;
+	rc = read_request(g, f, p, &e);
+	if (rc == QL_OK && chat) {
+		rc = encode_chat(g, f, &ids, NULL, &e);
+		if (rc == QL_OK)
+			rc = submit(q, p, &ids, 0, &e);
+	} else if (rc == QL_OK) {
+		if (!json_is_array(prompts) || json_array_size(prompts) == 0 || json_array_size(prompts) > PROMPTS_MAX)
+			rc = ql_err_param(&e, QL_EINVAL, "prompt", "1 to %d prompts are needed", PROMPTS_MAX);
+		for (size_t i = 0; rc == QL_OK && i < json_array_size(prompts); i++) {
+			ids.n = 0;
+			rc = encode_prompt(g, f, json_array_get(prompts, i), &ids, &e);
+			if (rc == QL_OK)
+				rc = submit(q, p, &ids, (uint32_t)i, &e);
+		}
+	}
+	if (rc != QL_OK) {
+		fail_group(q, &e);
+		ql_infer_cancel(g->infer, (uint64_t)id); /* prompts already submitted */
+	}
+	leave_group(q);
+	ql_ids_free(&ids);
+	free(p);
+}
+
+/* ---- text only --------------------------------------------------------------------------------------------------------------------- */
+
+static json_t *pieces_json(const struct engine *g, const struct ql_ids *ids)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < ids->n; i++) {
+		json_t *t = token_json(g, ids->ids[i], 0);
+
+		(void)json_array_append_new(list, json_pack("{s:O, s:O}", "token", json_object_get(t, "token"), "bytes",
+							    json_object_get(t, "bytes")));
+		json_decref(t);
+	}
+	return list;
+}
+
+static int tokenize(struct engine *g, const json_t *f, json_t **result, struct ql_err *e)
+{
+	const json_t *prompt = json_object_get(f, "prompt");
+	bool special = false, add = true, pieces = false;
+	struct ql_ids ids = {0};
+	json_t *list;
+	int rc = ql_json_get_bool(f, "parse_special", &special, e);
+
+	if (rc == QL_OK)
+		rc = ql_json_get_bool(f, "add_special", &add, e);
+	if (rc == QL_OK)
+		rc = ql_json_get_bool(f, "pieces", &pieces, e);
+	if (rc == QL_OK && json_is_string(prompt))
+		rc = ql_tok_encode(g->tok, json_string_value(prompt), json_string_length(prompt),
+				   (add ? QL_TOK_ADD_SPECIAL : 0) | (special ? QL_TOK_PARSE_SPECIAL : 0), NULL, 0, &ids, e);
+	else if (rc == QL_OK)
+		rc = encode_chat(g, f, &ids, NULL, e);
+	if (rc == QL_OK) {
+		list = json_array();
+		for (size_t i = 0; i < ids.n; i++)
+			(void)json_array_append_new(list, json_integer(ids.ids[i]));
+		*result = json_pack("{s:o, s:i}", "tokens", list, "max_model_len", (int)ql_infer_context(g->infer));
+		if (*result != NULL && pieces)
+			(void)json_object_set_new(*result, "pieces", pieces_json(g, &ids));
+	}
+	ql_ids_free(&ids);
+	return rc;
+}
+
+static int detokenize(struct engine *g, const json_t *f, json_t **result, struct ql_err *e)
+{
+	struct ql_ids ids = {0};
+	struct ql_buf text = {0};
+	int rc = encode_prompt(g, f, json_object_get(f, "tokens"), &ids, e);
+
+	if (rc == QL_OK)
+		rc = ql_tok_decode(g->tok, ids.ids, ids.n, false, &text, e);
+	if (rc == QL_OK)
+		*result = json_pack("{s:s%}", "text", text.len > 0 ? text.data : "", text.len);
+	ql_ids_free(&ids);
+	ql_buf_free(&text);
+	return rc;
+}
+
+static int render(struct engine *g, const json_t *f, json_t **result, struct ql_err *e)
+{
+	struct ql_ids ids = {0};
+	struct ql_buf text = {0};
+	int rc = encode_chat(g, f, &ids, &text, e);
+
+	if (rc == QL_OK)
+		*result = json_pack("{s:s%}", "text", text.len > 0 ? text.data : "", text.len);
+	ql_ids_free(&ids);
+	ql_buf_free(&text);
+	return rc;
+}
+
+void engine_infer(struct engine *g, const json_t *f)
+{
+	const char *kind = json_string_value(json_object_get(f, "kind"));
+	int64_t id = json_integer_value(json_object_get(f, "id"));
+	json_t *result = NULL;
+	struct ql_err e = {0};
+	int rc;
+
+	if (kind == NULL)
+		kind = "";
+	if (strcmp(kind, "chat") == 0 || strcmp(kind, "completion") == 0) {
+		generate(g, f, id, kind[1] == 'h');
+		return;
+	}
+	if (strcmp(kind, "tokenize") == 0)
+		rc = tokenize(g, f, &result, &e);
+	else if (strcmp(kind, "detokenize") == 0)
+		rc = detokenize(g, f, &result, &e);
+	else if (strcmp(kind, "template") == 0)
+		rc = render(g, f, &result, &e);
+	else
+		rc = ql_err_param(&e, QL_EINVAL, "kind", "unknown kind '%.30s'", kind);
+	if (rc == QL_OK && result == NULL)
+		rc = ql_err_set(&e, QL_ENOMEM, "out of memory");
+	if (rc != QL_OK)
+		send_error(id, &e);
+	else
+		engine_send(json_pack("{s:s, s:I, s:o}", "type", "infer_result", "id", (json_int_t)id, "result", result));
+}

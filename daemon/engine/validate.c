@@ -1,0 +1,158 @@
+/* validate.c - frame `validate`: every line of a job's files read, rendered and tokenised; the report as frame `validated`. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "core/base/json.h"
+#include "core/text/tmpl/tmpl.h"
+#include "core/train/trainer.h"
+#include "daemon/engine/engine.h"
+
+#define MIN_EXAMPLES 10
+
+int engine_dataset(struct engine *g, const char *path, const json_t *recipe, const struct ql_tmpl *t, uint32_t max_seq_length,
+		   int min_examples, int (*cancelled)(void *), void *ctx, struct ql_dataset **out, struct ql_dataset_report *rep,
+		   struct ql_err *e)
+{
+	struct ql_recipe r;
+	int rc = ql_recipe_parse(&r, recipe, true, e);
+	uint32_t context = g->model->arch.max_position_embeddings;
+	struct ql_dataset_opts o = {.tok = g->tok, .tmpl = t, .trusted = g->trusted, .min_examples = min_examples,
+				    .now_unix = 1767225600, /* fixed: templates that print the date must train the same on a resume */
+				    .cancelled = cancelled, .cancel_ctx = ctx};
+
+	if (rc != QL_OK)
+		return rc;
+	o.max_seq_length = max_seq_length < context ? max_seq_length : context;
+	o.on_overlong = (enum ql_overlong)r.on_overlong;
+	o.completion_only_loss = r.completion_only_loss;
+	return ql_dataset_load(out, g->state_fd, path, &o, rep, e);
+}
+
+static void add_faults(json_t *frame, const struct ql_dataset_report *rep)
+{
+	json_t *list = json_array();
+
+	for (uint64_t i = 0; i < rep->n_faults && i < QL_DATASET_FAULTS_REPORTED; i++)
+		(void)json_array_append_new(list, json_pack("{s:I, s:s}", "line", (json_int_t)rep->faults[i].line, "reason",
+							    rep->faults[i].reason));
+	(void)json_object_set_new(frame, "faults", list);
+	(void)json_object_set_new(frame, "n_faults", json_integer((json_int_t)rep->n_faults));
+}
+
+static json_t *report_json(const struct ql_dataset_report *r)
+{
+	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "kind", r->kind, "examples", (json_int_t)r->examples, "dropped",
+			 (json_int_t)r->dropped, "truncated", (json_int_t)r->truncated, "tokens", (json_int_t)r->tokens,
+			 "target_tokens", (json_int_t)r->target_tokens, "max_tokens", (json_int_t)r->max_tokens, "sha256", r->sha256);
+}
+
+/* What the word for a refused file is. */
+static const char *code_of(int rc, const struct ql_err *e, bool validation)
+{
+	if (strcmp(e->param, "invalid_n_examples") == 0)
+		return "invalid_n_examples";
+	if (rc == QL_ENODEVMEM)
+		return "not_enough_memory";
+	if (rc == QL_ENOTFOUND)
+		return "file_expired";
+	return validation ? "invalid_validation_file" : "invalid_training_file";
+}
+
+struct check {
+	struct engine *g;
+	json_t *frame;
+};
+
+static int check_files(struct engine *g, const json_t *f, json_t *reply, bool *validation, struct ql_dataset_report *rep,
+		       struct ql_err *e)
+{
+	const json_t *recipe = json_object_get(f, "recipe");
+	const char *path = NULL, *valid = NULL;
+	struct ql_dataset *d = NULL;
+	struct ql_tmpl *owned = NULL;
+	const struct ql_tmpl *t;
+	struct ql_recipe r;
+	struct ql_memory_plan mem;
+	uint32_t longest;
+	char hex[65];
+	int rc = ql_recipe_parse(&r, recipe, true, e);
+
+	if (rc == QL_OK)
+		rc = ql_json_get_str(f, "training_file", 1, 256, &path, e);
+	if (rc == QL_OK)
+		rc = ql_json_get_str(f, "validation_file", 1, 256, &valid, e);
+	if (rc == QL_OK)
+		rc = engine_template(g, r.chat_template, &t, &owned, hex, e);
+	if (rc == QL_OK)
+		rc = engine_dataset(g, path == NULL ? "" : path, recipe, t, r.max_seq_length, MIN_EXAMPLES, NULL, NULL, &d, rep, e);
+	if (rc != QL_OK)
+		goto cleanup;
+	(void)json_object_set_new(reply, "dataset", report_json(rep));
+	longest = (uint32_t)rep->max_tokens;
+	ql_dataset_free(d);
+	d = NULL;
+	if (valid != NULL) {
+		*validation = true;
+		rc = engine_dataset(g, valid, recipe, t, r.max_seq_length, 1, NULL, NULL, &d, rep, e);
+		if (rc != QL_OK)
+			goto cleanup;
+		(void)json_object_set_new(reply, "validation", report_json(rep));
+		if (rep->max_tokens > longest)
+			longest = (uint32_t)rep->max_tokens;
+		*validation = false;
+	}
+	/* memory is only read here: no turn at the gate is needed */
+	rc = ql_train_plan_memory(g->model, &r, longest, 0, &mem, e);
+	if (rc == QL_OK)
+		(void)json_object_set_new(reply, "estimate", json_pack("{s:I}", "memory_bytes", (json_int_t)mem.bytes));
+cleanup:
+	ql_dataset_free(d);
+	ql_tmpl_free(owned);
+	return rc;
+}
+
+static void *validate_main(void *arg)
+{
+	struct check *c = arg;
+	json_t *f = c->frame;
+	json_t *reply = json_pack("{s:s, s:O, s:O, s:n}", "type", "validated", "job", json_object_get(f, "job"), "attempt",
+				  json_object_get(f, "attempt"), "validation");
+	struct ql_dataset_report *rep = calloc(1, sizeof *rep);
+	struct ql_err e = {0};
+	bool validation = false;
+	int rc = rep == NULL || reply == NULL ? ql_err_set(&e, QL_ENOMEM, "no memory to check the files")
+					      : check_files(c->g, f, reply, &validation, rep, &e);
+
+	(void)json_object_set_new(reply, "ok", json_boolean(rc == QL_OK));
+	if (rep != NULL)
+		add_faults(reply, rep);
+	if (rc != QL_OK) {
+		(void)json_object_set_new(reply, "code", json_string(code_of(rc, &e, validation)));
+		(void)json_object_set_new(reply, "message", json_string(e.message));
+		(void)json_object_set_new(reply, "param", json_string(validation ? "validation_file" : "training_file"));
+	}
+	engine_send(reply);
+	free(rep);
+	json_decref(f);
+	free(c);
+	return NULL;
+}
+
+void engine_validate(struct engine *g, json_t *frame)
+{
+	struct check *c = malloc(sizeof *c);
+	struct ql_err e = {0};
+	pthread_t t;
+
+	if (c != NULL) {
+		*c = (struct check){g, json_incref(frame)};
+		if (pthread_create(&t, NULL, validate_main, c) == 0) {
+			(void)pthread_detach(t);
+			return;
+		}
+	}
+	(void)ql_err_set(&e, QL_ENOMEM, "no thread to check the files");
+	engine_fatal(70, &e);
+}
