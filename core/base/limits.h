@@ -69,6 +69,12 @@
 #define QL_TOKENIZER_JSON_MAX QL_MIB(64)
 #define QL_VOCAB_MAX (1 << 20)
 #define QL_MERGES_MAX (4 << 20)
+#define QL_TOK_TEXT_MAX QL_MIB(256) /* one text to tokenise */
+#define QL_TOK_PIECE_MAX QL_MIB(32) /* between two cuts of the pre-tokeniser */
+#define QL_TOK_TOKEN_MAX QL_KIB(64)  /* bytes of one token */
+#define QL_TOK_ADDED_MAX 65536
+#define QL_TOK_STEPS_MAX 16 /* normalisers or pre-tokenisers in a row */
+#define QL_TOK_REGEX_MAX QL_KIB(16)
 #define QL_LAYERS_MAX 1024
 #define QL_DIM_MAX (1 << 20)
 #define QL_CONTEXT_MAX (1 << 24)
@@ -82,6 +88,9 @@
 #define QL_TMPL_LOOPS_MAX 100000
 #define QL_TMPL_OUTPUT_MAX QL_MIB(16)
 #define QL_TMPL_MACRO_DEPTH_MAX 64
+#define QL_TMPL_EVAL_DEPTH_MAX 2000 /* nested evaluations, macros' bodies included */
+#define QL_TMPL_VALUE_DEPTH_MAX 200 /* nested lists, objects and generators */
+#define QL_TMPL_MEMORY_MAX QL_MIB(64)
 
 /* between processes */
 #define QL_FRAME_MAX QL_MIB(8)

@@ -43,7 +43,7 @@ int ql_source_read_f32(const struct ql_source *s, const struct ql_source_tensor 
 const void *ql_source_raw(const struct ql_source *s, const struct ql_source_tensor *t, size_t *bytes);
 
 /* Identity of the weights.  GGUF: SHA-256 of the file.  HF: SHA-256 over the lines "<sha256 of file>  <name>\n" of
- * config.json and all weight files, in name order (bytewise).  Reads everything; keep the result. */
+ * config.json and then of the weight files in name order (bytewise).  Reads everything; keep the result. */
 int ql_source_hash(const struct ql_source *s, char hex[65], struct ql_err *e);
 
 const struct ql_gguf *ql_source_gguf(const struct ql_source *s); /* NULL for a directory */

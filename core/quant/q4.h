@@ -11,10 +11,11 @@
  * of 256; nested_absmax = max |d|; absmax_q = number of midpoints of the signed dynamic map strictly below
  * d * (1/nested_absmax) (zero block: 127); read back as (map[q] * nested_absmax) + offset, two roundings, unclamped.
  *
- * Code books: NF4 and its thresholds, FP4 (sign-magnitude, 0.0052 below 1/6) and the dynamic map are those of
- * bitsandbytes (functional.py, csrc/kernels.cu; Dettmers et al., "QLoRA", 2023); codes and absmax equal its CPU
- * backend bit for bit where the element count is a multiple of B.  FP4 takes the sign bit from v < 0, so it may store
- * code 8 (-0) where that backend stores 0.  INT4 is our own: level (c-8)/7, codes 1..15, thresholds the fp32 midpoints.
+ * Code books: NF4, FP4 (sign-magnitude, 0.0052 below 1/6) and the dynamic map are those of bitsandbytes (functional.py,
+ * csrc/kernels.cu; Dettmers et al., "QLoRA", 2023).  NF4 codes and absmax equal its CPU backend bit for bit where the
+ * element count is a multiple of B.  FP4 takes the sign bit from v < 0 and the smaller magnitude on a tie, as that
+ * project's CUDA kernel does; its CPU backend may store the other zero, and the other neighbour on an exact negative tie;
+ * all other values are equal.  INT4 is our own: level (c-8)/7, codes 1..15, thresholds the fp32 midpoints.
  *
  * Everything here is thread-safe and free of global mutable state.  Results do not depend on the pool's size. */
 #ifndef QL_QUANT_Q4_H
@@ -62,7 +63,7 @@ int ql_q4_quantize(struct ql_q4 *out, const void *src, enum ql_dtype src_dtype, 
 		   struct ql_pool *pool, struct ql_err *e);
 
 /* Elements [begin, begin + count) into dst (QL_F32, QL_BF16 or QL_F16).  Any begin and count inside the tensor,
- * count 0 included.  QL_EINVAL: range or dtype; QL_ENOMEM (nested scales are expanded in pieces). */
+ * count 0 included.  QL_EINVAL: range or dtype.  Allocates nothing (nested scales are expanded in pieces on the stack). */
 int ql_q4_dequantize(const struct ql_q4 *q, uint64_t begin, uint64_t count, void *dst, enum ql_dtype dst_dtype,
 		     struct ql_pool *pool, struct ql_err *e);
 

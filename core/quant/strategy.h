@@ -23,9 +23,9 @@ struct ql_q4_stat {
 /* Asymmetric: per block two numbers.
  *   NF4, FP4:  h = max/2 - min/2, c = max/2 + min/2; code of clamp((x - c) * (1/max(h, 1e-38)), -1, 1) as in q4.h;
  *              value = level*h + c (two roundings).        stat[0] = h, stat[1] = c
- *   INT4:      s = max/15 - min/15, q = clamp(rint((x - min) * (1/max(s, 1e-38))), 0, 15); value = q*s + min.
- *              stat[0] = s, stat[1] = min
- * (halving first keeps the range from overflowing).  h = 0: all codes are the code of 0, value = c.
+ *   INT4:      s = (max - min)/15, q = clamp(rint((x - min) * (1/max(s, 1e-38))), 0, 15); value = q*s + min.
+ *              stat[0] = s, stat[1] = min; a block whose max - min overflows is refused (QL_ENONFINITE)
+ * (halving first keeps the other two from overflowing).  h = 0: all codes are the code of 0, value = c.
  * Zero is in general not representable.  The codes are chosen with the exact h and c also when these are
  * double-quantised afterwards.  Bits at B = 64: 5.000 plain, 4.254 nested. */
 struct ql_q4a {

@@ -16,6 +16,7 @@
 
 #include "core/base/buf.h"
 #include "core/base/err.h"
+#include "core/text/span.h"
 
 struct ql_gguf;
 struct ql_tok;
@@ -29,11 +30,6 @@ struct ql_ids {
 };
 int ql_ids_push(struct ql_ids *v, int32_t id, uint32_t begin); /* QL_OK or QL_ENOMEM */
 void ql_ids_free(struct ql_ids *v);                            /* also wipes the struct; accepts a zeroed one */
-
-/* Half-open byte range [begin, end). */
-struct ql_span {
-	size_t begin, end;
-};
 
 /* ---- loading.  Each sets *out (owned by the caller) or returns QL_EFORMAT, QL_EUNSUPPORTED (an unknown component, named),
  * QL_ELIMIT or QL_ENOMEM and leaves *out NULL. */

@@ -56,15 +56,15 @@ int ql_tmpl_render(const struct ql_tmpl *t, const struct ql_tmpl_env *env, struc
 bool ql_tmpl_has_generation(const struct ql_tmpl *t); /* contains a {% generation %} block */
 bool ql_tmpl_uses(const struct ql_tmpl *t, const char *name); /* refers to a variable of this name (e.g. "tools") */
 
-/* Adapts messages to what the template can read; the same in training and serving:
- *   content part arrays  → one string of the text parts' concatenation, unless the template tests content for being a
- *                          sequence (is iterable / sequence / not string) or loops over it;
- *   content null         → key kept as null (templates test for it);
- *   tool_calls arguments → parsed from the JSON string to an object when the template treats arguments as a mapping
- *                          (| items, | tojson, is mapping, .items()), left a string when it does not;
- *   role developer       → system, unless the template mentions 'developer'; function → tool likewise.
- * *out is a new array, owned by the caller; messages is not changed.  QL_EINVAL with param for a shape it cannot read
- * (message not an object, part without text, part type other than "text", arguments that are no JSON object). */
+/* Adapts messages to what the template can read; the same in training and serving.  What the template can read was found
+ * by rendering small conversations when it was compiled.
+ *   content part arrays  → the concatenation of their texts, unless the template reads arrays;
+ *   content strings      → an array of one text part, if the template reads only arrays;
+ *   tool_calls arguments → an object, when the template treats them as a mapping (JSON text is parsed), else JSON text;
+ *   role developer       → system, unless the template mentions 'developer'; role function → tool;
+ *   reasoning_content, thinking, reasoning: the first that is not null is given as reasoning_content and thinking.
+ * *out is a new array, owned by the caller; messages is not changed.  QL_EINVAL with param "messages[i]…" for a shape it
+ * cannot read (message not an object, role missing, part without text, part of another type, arguments no object). */
 int ql_chat_normalize(const struct ql_tmpl *t, const json_t *messages, json_t **out, struct ql_err *e);
 
 #endif

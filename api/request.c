@@ -1,0 +1,439 @@
+/* request.c - the life of one request (see server.h): what libmicrohttpd's callbacks do, in order. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "api/reply.h"
+#include "api/sse.h"
+#include "core/base/json.h"
+#include "core/base/limits.h"
+#include "core/base/log.h"
+#include "daemon/auth.h"
+#include "daemon/metrics.h"
+
+enum { STAGE_HEAD, STAGE_BODY, STAGE_WORK, STAGE_DONE };
+
+#define SMALL_BODY QL_KIB(64) /* bodies up to this are read before a fault of the head is answered */
+#define DROP_MAX QL_KIB(64)   /* a chunked body may exceed its limit by so much before the connection is cut */
+#define UPLOAD_SLACK QL_KIB(64) /* form fields and boundaries around the file */
+
+void *ql_req_begin(void *cls, const char *uri, struct MHD_Connection *mhd)
+{
+	const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+	struct ql_listener *l = cls;
+	struct ql_conn *c = info == NULL ? NULL : info->socket_context;
+	struct ql_req *r = c == NULL ? NULL : calloc(1, sizeof *r);
+
+	if (r == NULL)
+		return NULL;
+	r->http = l->http;
+	r->ctl = l->http->ctl;
+	r->conn = c;
+	r->mhd = mhd;
+	r->raw_target = strdup(uri);
+	r->raw_end = uri + strlen(uri);
+	r->start_ms = ql_now_ms(r->http);
+	ql_id_make(r->id, "req_");
+	c->req = r;
+	if (c->phase == QL_PHASE_IDLE)
+		ql_conn_phase(c, QL_PHASE_HEAD);
+	r->http->n_requests++;
+	return r;
+}
+
+static enum MHD_Result collect_header(void *cls, enum MHD_ValueKind kind, const char *key, size_t key_size, const char *value,
+				      size_t value_size)
+{
+	(void)kind;
+	(void)key_size;
+	ql_headers_add(cls, key, value, value_size);
+	return MHD_YES;
+}
+
+static void rejected(struct ql_req *r, const char *reason)
+{
+	char labels[64];
+
+	ql_metrics_labels(labels, sizeof labels, "reason", reason, NULL);
+	ql_metrics_add(r->ctl->metrics, QLM_HTTP_REJECTED, labels, 1);
+}
+
+/* Framing, target, method: faults here close the connection. */
+static int check_form(struct ql_req *r, const char *method, const char *version, struct ql_fault *f)
+{
+	struct ql_err e;
+	int rc;
+
+	(void)MHD_get_connection_values_n(r->mhd, MHD_HEADER_KIND, collect_header, &r->headers);
+	rc = ql_headers_check(&r->headers, &r->framing, f);
+	if (rc != QL_OK)
+		return rc;
+	if (r->raw_target == NULL)
+		return ql_bad_internal(f);
+	if (version != r->raw_end + 1)
+		return ql_bad(f, 400, "invalid_value", NULL, "The request line is malformed.");
+	if (ql_target_parse(&r->target, r->raw_target, strlen(r->raw_target), &e) != QL_OK)
+		return ql_bad(f, 400, "invalid_value", NULL, "Malformed request target: %s.", e.message);
+	r->method = ql_method_of(method);
+	if (r->target.asterisk && r->method != QL_OPTIONS)
+		return ql_bad(f, 400, "invalid_value", NULL, "The target '*' is for OPTIONS only.");
+	return QL_OK;
+}
+
+static int check_access(struct ql_req *r, struct ql_fault *f)
+{
+	const struct ql_config *c = r->ctl->config;
+	const struct ql_route *route;
+	int rc;
+
+	if (!r->conn->is_unix && ql_host_check(r->headers.host, &c->hosts, f) != QL_OK) {
+		rejected(r, "host");
+		return QL_EINVAL;
+	}
+	if (ql_origin_check(r->headers.origin, &c->origins, &r->cors, f) != QL_OK) {
+		rejected(r, "origin");
+		return QL_EINVAL;
+	}
+	r->match = ql_route_find(ql_routes, ql_routes_n, r->method, &r->target);
+	route = r->match.route;
+	if (r->method == QL_OPTIONS || (route != NULL && route->scopes == 0))
+		return QL_OK;
+	rc = ql_auth_check(r->ctl, r->headers.auth, r->conn->peer, r->conn->is_unix, &r->who, f);
+	if (rc != QL_OK) {
+		rejected(r, "auth");
+		return rc;
+	}
+	if (route == NULL && r->match.methods != 0)
+		return ql_bad(f, 405, "method_not_allowed", NULL, "Not allowed to use this method on this URL.");
+	if (route == NULL)
+		return ql_bad(f, 404, "unknown_url", NULL, "Unknown request URL. Please check the URL for typos.");
+	return ql_auth_scope(&r->who, route->scopes, f);
+}
+
+static uint64_t body_limit(const struct ql_req *r)
+{
+	if (r->match.route == NULL || r->match.route->body == QL_BODY_NONE || r->match.route->body == QL_BODY_OPTIONAL)
+		return SMALL_BODY;
+	return r->match.route->body == QL_BODY_JSON ? QL_JSON_BODY_MAX :
+						      (uint64_t)r->ctl->config->upload_max_bytes + UPLOAD_SLACK;
+}
+
+static int too_large(struct ql_req *r, struct ql_fault *f)
+{
+	rejected(r, "size");
+	return ql_bad(f, 413, "request_too_large", NULL, "The request body is larger than the %llu bytes allowed.",
+		      (unsigned long long)body_limit(r));
+}
+
+static int wrong_media(struct ql_req *r, struct ql_fault *f)
+{
+	enum ql_body body = r->match.route->body;
+	const char *want = body == QL_BODY_UPLOAD ? "multipart/form-data" : "application/json";
+
+	if (body == QL_BODY_NONE || ql_media_type_is(r->headers.type, want))
+		return QL_OK;
+	return ql_bad(f, 415, "unsupported_media_type", NULL, "Content-Type must be %s.", want);
+}
+
+static int check_body_head(struct ql_req *r, struct ql_fault *f)
+{
+	const struct ql_route *route = r->match.route;
+	bool has_body = r->framing.chunked || r->framing.length > 0;
+	int rc = QL_OK;
+
+	if (r->framing.has_length && r->framing.length > body_limit(r))
+		return too_large(r, f);
+	if (route == NULL)
+		return QL_OK;
+	if ((route->flags & QL_ROUTE_WORK) && r->ctl->draining) {
+		(void)ql_bad(f, 503, "draining", NULL, "The server is shutting down; try again soon.");
+		f->retry_after = 5;
+		return QL_EBUSY;
+	}
+	if (has_body || route->body == QL_BODY_UPLOAD)
+		rc = wrong_media(r, f);
+	if (rc == QL_OK && route->body == QL_BODY_UPLOAD)
+		rc = ql_upload_begin(r, f);
+	return rc;
+}
+
+static enum MHD_Result send_reply(struct ql_req *r)
+{
+	enum MHD_Result ok;
+
+	r->stage = STAGE_DONE;
+	if (r->response == NULL || r->gone)
+		return MHD_NO;
+	(void)MHD_set_connection_option(r->mhd, MHD_CONNECTION_OPTION_TIMEOUT, 30u);
+	ok = MHD_queue_response(r->mhd, (unsigned)r->status, r->response);
+	MHD_destroy_response(r->response);
+	r->response = NULL;
+	ql_conn_phase(r->conn, QL_PHASE_REPLY);
+	r->progress_ms = r->out_ms = ql_now_ms(r->http);
+	return ok;
+}
+
+/* The library's first call: only the head is here. */
+static enum MHD_Result on_head(struct ql_req *r, const char *method, const char *version)
+{
+	struct ql_fault f = {0};
+	bool must_close = true;
+	int rc;
+
+	if (r->conn->over || r->http->stopping) {
+		(void)ql_bad(&f, 503, "engine_unavailable", NULL, "Too many connections.");
+		f.retry_after = 1;
+	} else if (check_form(r, method, version, &f) == QL_OK) {
+		must_close = false;
+		rc = check_access(r, &f);
+		if (rc == QL_OK)
+			rc = check_body_head(r, &f);
+		else if (r->framing.has_length && r->framing.length > SMALL_BODY)
+			must_close = true;
+		must_close |= f.status == 413;
+	}
+	if (f.status == 0) {
+		r->stage = STAGE_BODY;
+		ql_conn_phase(r->conn, QL_PHASE_BODY);
+		return MHD_YES;
+	}
+	/* A client in the middle of sending a small body gets the answer behind it, and can go on using the connection. */
+	if (!must_close && r->headers.expect == NULL && (r->framing.chunked || r->framing.length > 0) &&
+	    r->framing.length <= SMALL_BODY) {
+		r->fault = f;
+		r->drop = true;
+		r->stage = STAGE_BODY;
+		ql_conn_phase(r->conn, QL_PHASE_BODY);
+		return MHD_YES;
+	}
+	r->close = must_close || r->framing.chunked || r->framing.length > 0;
+	ql_reply_fault(r, &f);
+	return send_reply(r);
+}
+
+static enum MHD_Result on_body(struct ql_req *r, const char *data, size_t *len)
+{
+	uint64_t limit = r->drop && r->match.route == NULL ? SMALL_BODY : body_limit(r);
+	size_t n = *len;
+
+	*len = 0; /* all of it is taken */
+	r->received += n;
+	if (r->received > limit + DROP_MAX)
+		return MHD_NO;
+	if (r->received > limit && !r->drop) {
+		r->drop = true;
+		(void)too_large(r, &r->fault);
+		r->close = true;
+	}
+	if (r->drop || r->match.route == NULL || r->match.route->body == QL_BODY_NONE)
+		return MHD_YES;
+	if (r->match.route->body == QL_BODY_UPLOAD) {
+		if (ql_upload_feed(r, data, n, &r->fault) != QL_OK)
+			r->drop = true;
+	} else if (ql_buf_add(&r->body, data, n) != QL_OK) {
+		(void)ql_bad_internal(&r->fault);
+		r->drop = true;
+	}
+	return MHD_YES;
+}
+
+static int parse_json(struct ql_req *r, struct ql_fault *f)
+{
+	enum ql_body body = r->match.route->body;
+	struct ql_err e = {0};
+	int rc;
+
+	if (r->body.len == 0) {
+		if (body == QL_BODY_OPTIONAL)
+			return QL_OK;
+		return ql_bad(f, 400, "invalid_json", NULL, "The request body is empty; expected a JSON object.");
+	}
+	rc = wrong_media(r, f); /* a chunked body shows its length only now */
+	if (rc != QL_OK)
+		return rc;
+	rc = ql_json_parse(r->body.data, r->body.len, QL_JSON_BODY_MAX, &r->json, &e);
+	if (rc == QL_ENOMEM)
+		return ql_bad_internal(f);
+	if (rc != QL_OK)
+		return ql_bad(f, 400, "invalid_json", NULL, "We could not parse the JSON body of your request: %s.", e.message);
+	if (!json_is_object(r->json))
+		return ql_bad(f, 400, "invalid_json", NULL, "The JSON body of the request must be an object.");
+	return QL_OK;
+}
+
+static void run_handler(struct ql_req *r)
+{
+	struct ql_fault f = {0};
+
+	if (r->fault.status != 0) {
+		ql_reply_fault(r, &r->fault);
+		return;
+	}
+	if (r->method == QL_OPTIONS) {
+		char allow[40];
+
+		ql_route_allow(r->match.methods, allow);
+		ql_reply_header(r, "Allow", "%s", allow);
+		ql_reply_empty(r, 204);
+		return;
+	}
+	if ((r->match.route->body == QL_BODY_JSON || r->match.route->body == QL_BODY_OPTIONAL) &&
+	    parse_json(r, &f) != QL_OK) {
+		ql_reply_fault(r, &f);
+		return;
+	}
+	r->match.route->handler(r);
+}
+
+static enum MHD_Result on_complete(struct ql_req *r)
+{
+	r->stage = STAGE_WORK;
+	ql_conn_phase(r->conn, QL_PHASE_WORK);
+	r->in_callback = true;
+	run_handler(r);
+	r->in_callback = false;
+	if (r->response != NULL)
+		return send_reply(r);
+	if (r->gone || r->on_gone == NULL) /* a handler that neither answered nor will: a defect of ours */
+		return MHD_NO;
+	r->suspended = true;
+	MHD_suspend_connection(r->mhd);
+	return MHD_YES;
+}
+
+enum MHD_Result ql_req_step(void *cls, struct MHD_Connection *mhd, const char *url, const char *method, const char *version,
+			    const char *upload_data, size_t *upload_data_size, void **con_cls)
+{
+	struct ql_req *r = *con_cls;
+
+	(void)cls;
+	(void)mhd;
+	(void)url; /* unescaped and cut by the library: not used */
+	if (r == NULL)
+		return MHD_NO;
+	switch (r->stage) {
+	case STAGE_HEAD:
+		return on_head(r, method, version);
+	case STAGE_BODY:
+		return *upload_data_size > 0 ? on_body(r, upload_data, upload_data_size) : on_complete(r);
+	case STAGE_WORK:
+		if (r->response != NULL || r->gone)
+			return send_reply(r);
+		r->suspended = true; /* woken without an answer */
+		MHD_suspend_connection(r->mhd);
+		return MHD_YES;
+	default:
+		return MHD_NO;
+	}
+}
+
+static void record(struct ql_req *r)
+{
+	static const char *const names[] = {[QL_GET] = "GET", [QL_POST] = "POST", [QL_DELETE] = "DELETE",
+					    [QL_HEAD] = "HEAD", [QL_OPTIONS] = "OPTIONS"};
+	const struct ql_route *route = r->match.route;
+	const char *method = r->method == 0 ? "other" : names[r->method];
+	char path[96], status[8], labels[256];
+	double seconds = (double)(uv_now(r->ctl->loop) - r->start_ms) / 1000.0;
+	bool quiet = r->status < 400 && (r->method == QL_GET || r->method == QL_HEAD);
+
+	if (route == NULL)
+		(void)snprintf(path, sizeof path, "%s", "other");
+	else
+		(void)snprintf(path, sizeof path, "%s%s", route->flags & QL_ROUTE_BARE ? "" : "/v1", route->pattern);
+	(void)snprintf(status, sizeof status, "%d", r->status);
+	ql_metrics_labels(labels, sizeof labels, "route", path, "method", method, "status", status, NULL);
+	ql_metrics_add(r->ctl->metrics, QLM_HTTP_REQUESTS, labels, 1);
+	ql_metrics_labels(labels, sizeof labels, "route", path, NULL);
+	ql_metrics_observe(r->ctl->metrics, QLM_HTTP_REQUEST_SECONDS, labels, seconds);
+	ql_log(quiet ? QL_LOG_DEBUG : QL_LOG_INFO, "http", "%s %s %s %d %.0f ms %s", r->id, method, path, r->status,
+	       seconds * 1000, r->who.token);
+}
+
+void ql_req_release(struct ql_req *r)
+{
+	void (*gone)(struct ql_req *) = r->on_gone;
+
+	r->on_gone = NULL;
+	r->pull = NULL;
+	if (gone != NULL)
+		gone(r);
+}
+
+void ql_req_end(void *cls, struct MHD_Connection *mhd, void **con_cls, enum MHD_RequestTerminationCode code)
+{
+	struct ql_req *r = *con_cls;
+
+	(void)cls;
+	(void)code; /* says COMPLETED_OK for replies to dead peers too */
+	*con_cls = NULL;
+	if (r == NULL)
+		return;
+	r->gone = true;
+	r->in_callback = true; /* nothing resumes it any more */
+	ql_req_release(r);
+	if (r->on_free != NULL)
+		r->on_free(r);
+	ql_upload_drop(r);
+	if (!r->http->stopping)
+		(void)MHD_set_connection_option(mhd, MHD_CONNECTION_OPTION_TIMEOUT, (unsigned)QL_HTTP_IDLE_SECONDS);
+	record(r);
+	r->conn->req = NULL;
+	r->conn->idle_received = 0;
+	ql_conn_phase(r->conn, QL_PHASE_IDLE);
+	r->http->n_requests--;
+	if (r->response != NULL)
+		MHD_destroy_response(r->response);
+	json_decref(r->json);
+	if (r->body.data != NULL)
+		explicit_bzero(r->body.data, r->body.cap);
+	ql_buf_free(&r->body);
+	if (r->out.data != NULL)
+		explicit_bzero(r->out.data, r->out.cap);
+	ql_buf_free(&r->out);
+	ql_target_free(&r->target);
+	free(r->raw_target);
+	free(r);
+}
+
+void ql_req_wake(struct ql_req *r)
+{
+	if (r->in_callback || !r->suspended)
+		return;
+	r->suspended = false;
+	MHD_resume_connection(r->mhd);
+	ql_listener_want(r->conn->listener);
+}
+
+void ql_req_abandon(struct ql_req *r)
+{
+	if (r->gone)
+		return;
+	r->gone = true;
+	ql_req_release(r);
+	ql_conn_cut(r->conn);
+	ql_req_wake(r);
+}
+
+void ql_req_expire(struct ql_req *r, const char *code, const char *message)
+{
+	struct ql_fault f;
+	json_t *v;
+
+	if (r->streaming && !r->ended) {
+		(void)ql_bad(&f, 503, code, NULL, "%s", message);
+		v = ql_bad_json(&f, NULL);
+		ql_req_release(r);
+		ql_stream_flush(r, v == NULL ? QL_ENOMEM : ql_sse_json(&r->out, NULL, NULL, v));
+		json_decref(v);
+		ql_stream_end(r);
+	} else if (r->stage == STAGE_WORK && r->suspended && r->response == NULL) {
+		(void)ql_bad(&f, 503, code, NULL, "%s", message);
+		f.retry_after = 5;
+		ql_req_release(r);
+		ql_reply_fault(r, &f);
+	} else if (r->conn->phase == QL_PHASE_BODY) {
+		ql_req_abandon(r);
+	}
+}

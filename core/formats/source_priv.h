@@ -1,0 +1,46 @@
+/* source_priv.h - what the files of the base-model view share. */
+#ifndef QL_FORMATS_SOURCE_PRIV_H
+#define QL_FORMATS_SOURCE_PRIV_H
+
+#include "core/formats/gguf.h"
+#include "core/formats/safetensors.h"
+#include "core/formats/source.h"
+
+#define QL_SOURCE_SHARDS_MAX 1024
+#define QL_SOURCE_INDEX_JSON_MAX QL_MIB(4)
+#define QL_SOURCE_TOKENIZER_CONFIG_MAX QL_MIB(16)
+
+struct ql_source_shard {
+	char *name; /* file name in the directory */
+	struct ql_st *st;
+};
+
+struct ql_source {
+	struct ql_arch arch;
+	char *path;
+	char *dir;	   /* = path for a directory, else NULL */
+	struct ql_gguf *g; /* NULL for a directory */
+	struct ql_source_shard *shards;
+	size_t n_shards;
+	struct ql_source_tensor *tensors; /* by index of ql_arch_tensor_at; names owned */
+	size_t n_tensors;
+	char config_hash[65]; /* of config.json as it was read */
+	char *name, *tmpl;
+	size_t tmpl_len;
+};
+
+/* source_gguf.c, source_hf.c: fill everything but name and template. */
+int ql_source_open_gguf(struct ql_source *s, struct ql_err *e);
+int ql_source_open_hf(struct ql_source *s, struct ql_err *e);
+/* source_text.c: display name and chat template. */
+int ql_source_load_text(struct ql_source *s, struct ql_err *e);
+
+/* After arch is set: makes the tensor table, all entries without data. */
+int ql_source_make_table(struct ql_source *s, struct ql_err *e);
+/* Refuses a table with tensors that were not found. */
+int ql_source_check_table(const struct ql_source *s, struct ql_err *e);
+
+/* dir/name as one string, malloc'ed; NULL without memory. */
+char *ql_source_join(const char *dir, const char *name);
+
+#endif

@@ -1,0 +1,326 @@
+/* kern_avx2.c - the loops for AVX2 with F16C (compiled with -mavx2 -mfma -mf16c; no fused operation is written).
+ *
+ * Code search: a branch-free binary search over the 15 thresholds, eight values at a time; each level takes its
+ * threshold from a small table by the bits found so far.  `order` is kept negated, because comparison masks are -1:
+ *   m1 = v > thr[7];  m2 = v > (m1 ? thr[11] : thr[3]);  m3, m4 from tables of 4 and 8 with index -(bits so far)
+ * which counts the thresholds strictly below v exactly.  Decoding to 16-bit types looks both bytes of a value up in
+ * 16-byte tables with byte shuffles; to fp32 in two tables of eight. */
+#include <float.h>
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#include "core/quant/blk_impl.h"
+#include "core/quant/kernels.h"
+
+static inline __m256 load_bf16(const uint16_t *h)
+{
+	__m256i w = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)h));
+
+	return _mm256_castsi256_ps(_mm256_slli_epi32(w, 16));
+}
+
+static void k_widen(const void *src, enum ql_dtype t, size_t n, float *dst)
+{
+	const uint16_t *h = src;
+	size_t i = 0;
+
+	if (t == QL_F32) {
+		memcpy(dst, src, n * sizeof *dst);
+		return;
+	}
+	if (t == QL_BF16) {
+		for (; i + 8 <= n; i += 8)
+			_mm256_storeu_ps(dst + i, load_bf16(h + i));
+		for (; i < n; i++)
+			dst[i] = ql_f32_of_bf16(h[i]);
+	} else {
+		for (; i + 8 <= n; i += 8)
+			_mm256_storeu_ps(dst + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(h + i))));
+		for (; i < n; i++)
+			dst[i] = ql_f32_of_f16(h[i]);
+	}
+}
+
+static uint32_t k_absmax_bits(const float *x, size_t n)
+{
+	const __m256i mask = _mm256_set1_epi32(0x7fffffff);
+	__m256i a = _mm256_setzero_si256(), b = a;
+	__m128i h;
+	uint32_t top, u;
+	size_t i = 0;
+
+	for (; i + 16 <= n; i += 16) {
+		a = _mm256_max_epi32(a, _mm256_and_si256(_mm256_loadu_si256((const __m256i *)(x + i)), mask));
+		b = _mm256_max_epi32(b, _mm256_and_si256(_mm256_loadu_si256((const __m256i *)(x + i + 8)), mask));
+	}
+	a = _mm256_max_epi32(a, b);
+	h = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+	h = _mm_max_epi32(h, _mm_shuffle_epi32(h, 0x4e));
+	h = _mm_max_epi32(h, _mm_shuffle_epi32(h, 0xb1));
+	top = (uint32_t)_mm_cvtsi128_si32(h);
+	for (; i < n; i++) {
+		memcpy(&u, &x[i], 4);
+		u &= 0x7fffffffu;
+		top = u > top ? u : top;
+	}
+	return top;
+}
+
+static void k_minmax(const float *x, size_t n, float *mn, float *mx)
+{
+	size_t i = 0;
+
+	if (n >= 8) {
+		__m256 lo = _mm256_loadu_ps(x), hi = lo;
+		float l[8], h[8];
+
+		for (i = 8; i + 8 <= n; i += 8) {
+			__m256 v = _mm256_loadu_ps(x + i);
+
+			lo = _mm256_min_ps(lo, v);
+			hi = _mm256_max_ps(hi, v);
+		}
+		_mm256_storeu_ps(l, lo);
+		_mm256_storeu_ps(h, hi);
+		for (int k = 0; k < 8; k++) {
+			*mn = l[k] < *mn ? l[k] : *mn;
+			*mx = h[k] > *mx ? h[k] : *mx;
+		}
+	}
+	for (; i < n; i++) {
+		*mn = x[i] < *mn ? x[i] : *mn;
+		*mx = x[i] > *mx ? x[i] : *mx;
+	}
+}
+
+/* Thresholds laid out for the search. */
+struct search {
+	__m256 t7, t3, t11, level3, level4;
+};
+
+static inline void search_init(struct search *s, const float t[15])
+{
+	s->t7 = _mm256_set1_ps(t[7]);
+	s->t3 = _mm256_set1_ps(t[3]);
+	s->t11 = _mm256_set1_ps(t[11]);
+	/* entry (-k & 3) is thr[1 + 4k]; entry (-k & 7) is thr[2k] */
+	s->level3 = _mm256_setr_ps(t[1], t[13], t[9], t[5], t[1], t[13], t[9], t[5]);
+	s->level4 = _mm256_setr_ps(t[0], t[14], t[12], t[10], t[8], t[6], t[4], t[2]);
+}
+
+/* Minus the number of thresholds below v. */
+static inline __m256i search8(const struct search *s, __m256 v)
+{
+	__m256 m1 = _mm256_cmp_ps(v, s->t7, _CMP_GT_OQ);
+	__m256 m2 = _mm256_cmp_ps(v, _mm256_blendv_ps(s->t3, s->t11, m1), _CMP_GT_OQ);
+	__m256i i1 = _mm256_castps_si256(m1), k;
+	__m256 m3, m4;
+
+	k = _mm256_add_epi32(_mm256_add_epi32(i1, i1), _mm256_castps_si256(m2));
+	m3 = _mm256_cmp_ps(v, _mm256_permutevar_ps(s->level3, k), _CMP_GT_OQ);
+	k = _mm256_add_epi32(_mm256_add_epi32(k, k), _mm256_castps_si256(m3));
+	m4 = _mm256_cmp_ps(v, _mm256_permutevar8x32_ps(s->level4, k), _CMP_GT_OQ);
+	return _mm256_add_epi32(_mm256_add_epi32(k, k), _mm256_castps_si256(m4));
+}
+
+/* Four vectors of small ints to 32 bytes; the order is undone by store_nibbles. */
+static inline __m256i pack32(__m256i a, __m256i b, __m256i c, __m256i d)
+{
+	return _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+}
+
+/* 32 codes in pack32's order (4 of each vector per lane) to 16 bytes, first element high. */
+static inline void store_nibbles(__m256i codes, uint8_t *out)
+{
+	__m256i pairs = _mm256_maddubs_epi16(codes, _mm256_set1_epi16(0x0110)); /* 16 * even + odd */
+	__m128i low, high;
+
+	pairs = _mm256_packus_epi16(pairs, pairs);
+	low = _mm256_castsi256_si128(pairs);
+	high = _mm256_extracti128_si256(pairs, 1);
+	_mm_storeu_si128((__m128i *)out, _mm_unpacklo_epi16(low, high));
+}
+
+static uint8_t code_of(const struct ql_q4_book *b, float v)
+{
+	int order = 0;
+
+	for (int k = 0; k < 15; k++)
+		order += v > b->thr[k];
+	return b->map[order];
+}
+
+static void k_encode(const struct ql_q4_book *b, const float *x, size_t n, float c, float r, uint8_t *out)
+{
+	const __m256i map = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)b->map));
+	const __m256 vc = _mm256_set1_ps(c), vr = _mm256_set1_ps(r);
+	struct search s;
+	size_t i = 0;
+
+	search_init(&s, b->thr);
+	for (; i + 32 <= n; i += 32) {
+		__m256i q[4], p;
+
+		for (int k = 0; k < 4; k++) {
+			__m256 v = _mm256_loadu_ps(x + i + 8 * k);
+
+			q[k] = search8(&s, _mm256_mul_ps(_mm256_sub_ps(v, vc), vr));
+		}
+		p = _mm256_abs_epi8(pack32(q[0], q[1], q[2], q[3]));
+		store_nibbles(_mm256_shuffle_epi8(map, p), out + i / 2);
+	}
+	for (; i < n; i += 2) {
+		uint8_t hi = code_of(b, (x[i] - c) * r);
+		uint8_t lo = i + 1 < n ? code_of(b, (x[i + 1] - c) * r) : b->zero;
+
+		out[i / 2] = (uint8_t)(hi << 4 | lo);
+	}
+}
+
+static uint8_t range_code(float v)
+{
+	v = v > 0.0f ? v : 0.0f;
+	v = v < 15.0f ? v : 15.0f;
+	return (uint8_t)_mm_cvtss_si32(_mm_set_ss(v));
+}
+
+static void k_encode_range(const float *x, size_t n, float c, float r, uint8_t *out)
+{
+	const __m256 vc = _mm256_set1_ps(c), vr = _mm256_set1_ps(r), top = _mm256_set1_ps(15.0f);
+	size_t i = 0;
+
+	for (; i + 32 <= n; i += 32) {
+		__m256i q[4];
+
+		for (int k = 0; k < 4; k++) {
+			__m256 v = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(x + i + 8 * k), vc), vr);
+
+			v = _mm256_min_ps(_mm256_max_ps(v, _mm256_setzero_ps()), top);
+			q[k] = _mm256_cvtps_epi32(v);
+		}
+		store_nibbles(pack32(q[0], q[1], q[2], q[3]), out + i / 2);
+	}
+	for (; i < n; i += 2) {
+		uint8_t hi = range_code((x[i] - c) * r);
+		uint8_t lo = i + 1 < n ? range_code((x[i + 1] - c) * r) : 0;
+
+		out[i / 2] = (uint8_t)(hi << 4 | lo);
+	}
+}
+
+static void k_decode_f32(const float lut[16], const uint8_t *codes, size_t n, float *dst, bool stream)
+{
+	const __m256 low = _mm256_load_ps(lut), high = _mm256_load_ps(lut + 8);
+	const __m256i shift = _mm256_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24);
+	size_t i = 0;
+
+	stream = stream && (uintptr_t)dst % 32 == 0;
+	for (; i + 8 <= n; i += 8) {
+		uint32_t word;
+		__m256i k;
+		__m256 v;
+
+		memcpy(&word, codes + i / 2, 4);
+		k = _mm256_srlv_epi32(_mm256_set1_epi32((int)word), shift); /* low 3 bits index, bit 3 selects */
+		v = _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, k), _mm256_permutevar8x32_ps(high, k),
+				     _mm256_castsi256_ps(_mm256_slli_epi32(k, 28)));
+		if (stream)
+			_mm256_stream_ps(dst + i, v);
+		else
+			_mm256_storeu_ps(dst + i, v);
+	}
+	for (; i < n; i++)
+		dst[i] = lut[i % 2 == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15];
+}
+
+/* 16 codes in element order (bytes) to 16 values. */
+static inline __m256i look16(__m128i low, __m128i high, __m128i k)
+{
+	__m128i l = _mm_shuffle_epi8(low, k), h = _mm_shuffle_epi8(high, k);
+
+	return _mm256_set_m128i(_mm_unpackhi_epi8(l, h), _mm_unpacklo_epi8(l, h));
+}
+
+static void k_decode_h16(const uint16_t lut[16], const uint8_t *codes, size_t n, uint16_t *dst, bool stream)
+{
+	const __m128i nib = _mm_set1_epi8(15), bytes = _mm_set1_epi16(255);
+	const __m128i a = _mm_load_si128((const __m128i *)lut), b = _mm_load_si128((const __m128i *)lut + 1);
+	const __m128i low = _mm_packus_epi16(_mm_and_si128(a, bytes), _mm_and_si128(b, bytes));
+	const __m128i high = _mm_packus_epi16(_mm_srli_epi16(a, 8), _mm_srli_epi16(b, 8));
+	size_t i = 0;
+
+	stream = stream && (uintptr_t)dst % 32 == 0;
+	for (; i + 32 <= n; i += 32) {
+		__m128i c = _mm_loadu_si128((const __m128i *)(codes + i / 2));
+		__m128i even = _mm_and_si128(_mm_srli_epi16(c, 4), nib), odd = _mm_and_si128(c, nib);
+		__m256i v = look16(low, high, _mm_unpacklo_epi8(even, odd));
+		__m256i w = look16(low, high, _mm_unpackhi_epi8(even, odd));
+
+		if (stream) {
+			_mm256_stream_si256((__m256i *)(dst + i), v);
+			_mm256_stream_si256((__m256i *)(dst + i + 16), w);
+		} else {
+			_mm256_storeu_si256((__m256i *)(dst + i), v);
+			_mm256_storeu_si256((__m256i *)(dst + i + 16), w);
+		}
+	}
+	for (; i < n; i++)
+		dst[i] = lut[i % 2 == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15];
+}
+
+static void k_narrow16(const float lut[16], enum ql_dtype t, uint16_t half[16])
+{
+	if (t == QL_F16) {
+		for (int k = 0; k < 16; k += 8)
+			_mm_store_si128((__m128i *)(half + k), _mm256_cvtps_ph(_mm256_load_ps(lut + k), 0));
+		return;
+	}
+	for (int k = 0; k < 16; k++)
+		half[k] = ql_bf16_of_f32(lut[k]);
+}
+
+static void k_fence(bool stream)
+{
+	if (stream)
+		_mm_sfence();
+}
+
+static void k_int8_encode(const float *x, size_t n, float r, int8_t *q)
+{
+	const __m256 vr = _mm256_set1_ps(r), top = _mm256_set1_ps(127.0f), bottom = _mm256_set1_ps(-127.0f);
+	const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+	size_t i = 0;
+
+	for (; i + 32 <= n; i += 32) {
+		__m256i v[4];
+
+		for (int k = 0; k < 4; k++) {
+			__m256 y = _mm256_mul_ps(_mm256_loadu_ps(x + i + 8 * k), vr);
+
+			v[k] = _mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(y, top), bottom));
+		}
+		_mm256_storeu_si256((__m256i *)(q + i),
+				    _mm256_permutevar8x32_epi32(pack32(v[0], v[1], v[2], v[3]), order));
+	}
+	for (; i < n; i++) {
+		float v = x[i] * r;
+
+		v = v < 127.0f ? v : 127.0f;
+		v = v > -127.0f ? v : -127.0f;
+		q[i] = (int8_t)_mm_cvtss_si32(_mm_set_ss(v));
+	}
+}
+
+#include "core/quant/q4_body.inc.h"
+
+const struct ql_quant_ops ql_quant_ops_avx2 = {
+	.name = "avx2",
+	.q4_quant = k_q4_quant,
+	.q4_dequant_f32 = k_q4_dequant_f32,
+	.q4_dequant_h16 = k_q4_dequant_h16,
+	.widen = k_widen,
+	.absmax_bits = k_absmax_bits,
+	.int8_encode = k_int8_encode,
+	QL_BLK_TABLE(avx2),
+};

@@ -1,0 +1,54 @@
+/* probe.c - see probe.h.  Each probe renders a conversation with needles in it and looks for them in the output. */
+#include "core/text/tmpl/probe.h"
+
+#include <string.h>
+
+#include "core/base/json.h"
+#include "core/text/tmpl/ast.h"
+
+#define PROBE_STEPS 50000
+#define COMMON "\"add_generation_prompt\":false,\"tools\":null,\"documents\":null,\"bos_token\":\"\",\"eos_token\":\"\"," \
+	       "\"pad_token\":\"\",\"unk_token\":\"\""
+
+static const char probe_string[] = "{" COMMON ",\"messages\":[{\"role\":\"user\",\"content\":\"qNEEDLEq\"}]}";
+static const char probe_parts[] =
+	"{" COMMON ",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"qNEEDLEq\"}]}]}";
+static const char probe_args[] =
+	"{" COMMON ",\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":["
+	"{\"id\":\"abcdefghi\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":{\"qNEEDLEq\":\"v\"}}}]},"
+	"{\"role\":\"tool\",\"tool_call_id\":\"abcdefghi\",\"name\":\"f\",\"content\":\"r\"},"
+	"{\"role\":\"assistant\",\"content\":\"b\"}]}";
+
+/* Renders the probe; *found if the needle is in the output and `bad` is not. */
+static int probe(const struct ql_tmpl *t, const char *text, const char *bad, bool *found, struct ql_err *e)
+{
+	struct ql_tmpl_env env = {.now_unix = 1700000000};
+	struct ql_rendered r = {0};
+	struct ql_err why = {0};
+	json_t *vars = NULL;
+	int rc = ql_json_parse(text, strlen(text), 4096, &vars, e);
+
+	*found = false;
+	if (rc != QL_OK)
+		return rc;
+	env.vars = vars;
+	rc = tmpl_render_within(t, &env, PROBE_STEPS, &r, &why);
+	if (rc == QL_OK)
+		*found = strstr(r.text.data, "qNEEDLEq") != NULL && strstr(r.text.data, bad) == NULL;
+	ql_rendered_free(&r);
+	json_decref(vars);
+	return rc == QL_ENOMEM ? ql_err_set(e, QL_ENOMEM, "template") : QL_OK;
+}
+
+int tmpl_probe(struct ql_tmpl *t, struct ql_err *e)
+{
+	bool takes_string = false;
+	int rc = probe(t, probe_string, "\a", &takes_string, e);
+
+	if (rc == QL_OK)
+		rc = probe(t, probe_parts, "type", &t->takes_parts, e);
+	if (rc == QL_OK)
+		rc = probe(t, probe_args, "{'qNEEDLEq", &t->takes_object_args, e);
+	t->needs_parts = t->takes_parts && !takes_string;
+	return rc;
+}

@@ -1,0 +1,386 @@
+/* store.c - see store.h. */
+#include "daemon/store.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "core/base/log.h"
+#include "daemon/metrics.h"
+#include "daemon/store_schema.h"
+
+#define STATEMENTS_MAX 256
+#define BUSY_MS 5000
+
+struct cached {
+	const char *sql;
+	sqlite3_stmt *stmt;
+};
+
+struct ql_store {
+	sqlite3 *db;
+	struct cached cache[STATEMENTS_MAX];
+	size_t n_cached;
+	struct ql_metrics *metrics;
+	bool in_tx, broken;
+};
+
+static int sql_err(struct ql_store *st, struct ql_err *e, int src, const char *what)
+{
+	int code = src & 0xff;
+
+	if (code == SQLITE_IOERR || code == SQLITE_CORRUPT || code == SQLITE_NOTADB)
+		st->broken = true;
+	return ql_err_set(e, code == SQLITE_FULL    ? QL_ENOSPC
+			     : code == SQLITE_NOMEM ? QL_ENOMEM
+			     : code == SQLITE_BUSY  ? QL_EBUSY
+			     : code == SQLITE_IOERR ? QL_EIO
+			     : code == SQLITE_CORRUPT || code == SQLITE_NOTADB ? QL_EFORMAT
+			     : code == SQLITE_CONSTRAINT		       ? QL_EEXIST
+									       : QL_EINTERNAL,
+			  "store: %s: %s", what, st->db != NULL ? sqlite3_errmsg(st->db) : sqlite3_errstr(src));
+}
+
+static int exec(struct ql_store *st, const char *sql, struct ql_err *e)
+{
+	int rc = sqlite3_exec(st->db, sql, NULL, NULL, NULL);
+
+	return rc == SQLITE_OK ? QL_OK : sql_err(st, e, rc, "statement");
+}
+
+static int pragma_int(struct ql_store *st, const char *sql, int64_t *out, struct ql_err *e)
+{
+	sqlite3_stmt *q = NULL;
+	int rc = sqlite3_prepare_v2(st->db, sql, -1, &q, NULL);
+
+	if (rc == SQLITE_OK)
+		rc = sqlite3_step(q);
+	if (rc == SQLITE_ROW)
+		*out = sqlite3_column_int64(q, 0);
+	(void)sqlite3_finalize(q);
+	return rc == SQLITE_ROW ? QL_OK : sql_err(st, e, rc, "pragma");
+}
+
+static int check(struct ql_store *st, const char *sql, struct ql_err *e)
+{
+	sqlite3_stmt *q = NULL;
+	int rc = sqlite3_prepare_v2(st->db, sql, -1, &q, NULL), out = QL_OK;
+
+	if (rc == SQLITE_OK)
+		rc = sqlite3_step(q);
+	if (rc != SQLITE_ROW)
+		out = sql_err(st, e, rc, "check");
+	else if (strcmp(ql_store_text(q, 0), "ok") != 0)
+		out = ql_err_set(e, QL_EFORMAT, "store is damaged: %s", ql_store_text(q, 0));
+	(void)sqlite3_finalize(q);
+	return out;
+}
+
+int ql_store_integrity(struct ql_store *st, struct ql_err *e) { return check(st, "PRAGMA integrity_check(1)", e); }
+
+/* A copy of the database as it is, beside it, before a migration touches it. */
+static int backup(struct ql_store *st, const char *path, int64_t version, struct ql_err *e)
+{
+	char name[4200];
+	sqlite3 *to = NULL;
+	sqlite3_backup *b = NULL;
+	int rc;
+
+	(void)snprintf(name, sizeof name, "%s/qlorad.db.v%lld", path, (long long)version);
+	rc = sqlite3_open_v2(name, &to, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL);
+	if (rc == SQLITE_OK) {
+		b = sqlite3_backup_init(to, "main", st->db, "main");
+		rc = b == NULL ? sqlite3_errcode(to) : sqlite3_backup_step(b, -1);
+		(void)sqlite3_backup_finish(b);
+	}
+	(void)sqlite3_close(to);
+	return rc == SQLITE_DONE ? QL_OK : ql_err_set(e, QL_EIO, "store: backup before migration: %s", sqlite3_errstr(rc));
+}
+
+static int migrate(struct ql_store *st, const char *path, struct ql_err *e)
+{
+	int64_t version = 0, app = 0, tables = 0;
+	char pragma[96];
+	int rc;
+
+	if ((rc = pragma_int(st, "PRAGMA user_version", &version, e)) != QL_OK ||
+	    (rc = pragma_int(st, "PRAGMA application_id", &app, e)) != QL_OK ||
+	    (rc = pragma_int(st, "SELECT count(*) FROM sqlite_schema", &tables, e)) != QL_OK)
+		return rc;
+	if (tables != 0 && app != QL_STORE_APPLICATION_ID)
+		return ql_err_set(e, QL_EFORMAT, "qlorad.db is not a database of qlorad");
+	if (version > ql_store_migrations_n || version < 0)
+		return ql_err_set(e, QL_EUNSUPPORTED, "qlorad.db has version %lld, this program knows up to %d: use a newer qlorad",
+				  (long long)version, ql_store_migrations_n);
+	if (version == ql_store_migrations_n)
+		return QL_OK;
+	if (tables != 0 && (rc = backup(st, path, version, e)) != QL_OK)
+		return rc;
+	if ((rc = exec(st, "BEGIN IMMEDIATE", e)) != QL_OK)
+		return rc;
+	for (int64_t v = version; v < ql_store_migrations_n && rc == QL_OK; v++)
+		rc = exec(st, ql_store_migrations[v], e);
+	(void)snprintf(pragma, sizeof pragma, "PRAGMA application_id=%d; PRAGMA user_version=%d", QL_STORE_APPLICATION_ID,
+		       ql_store_migrations_n);
+	if (rc == QL_OK && (rc = exec(st, pragma, e)) == QL_OK && (rc = exec(st, "COMMIT", e)) == QL_OK)
+		return QL_OK;
+	(void)sqlite3_exec(st->db, "ROLLBACK", NULL, NULL, NULL);
+	return rc;
+}
+
+int ql_store_open(struct ql_store **out, const char *path, bool quick, struct ql_err *e)
+{
+	static const char *const pragmas[] = {
+		"PRAGMA busy_timeout=5000",    "PRAGMA journal_mode=WAL",	"PRAGMA synchronous=FULL",
+		"PRAGMA foreign_keys=ON",      "PRAGMA trusted_schema=OFF",	"PRAGMA cell_size_check=ON",
+		"PRAGMA mmap_size=0",	       "PRAGMA wal_autocheckpoint=1000", "PRAGMA journal_size_limit=67108864",
+		"PRAGMA temp_store=MEMORY",    "PRAGMA cache_size=-4096"};
+	struct ql_store *st = calloc(1, sizeof *st);
+	char name[4200];
+	int rc;
+
+	*out = NULL;
+	if (st == NULL)
+		return ql_err_set(e, QL_ENOMEM, "store");
+	if ((size_t)snprintf(name, sizeof name, "%s/qlorad.db", path) >= sizeof name) {
+		rc = ql_err_set(e, QL_EINVAL, "state directory: path too long");
+		goto fail;
+	}
+	rc = sqlite3_open_v2(name, &st->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
+	if (rc != SQLITE_OK) {
+		rc = sql_err(st, e, rc, "open");
+		goto fail;
+	}
+	(void)sqlite3_extended_result_codes(st->db, 1);
+	(void)sqlite3_busy_timeout(st->db, BUSY_MS);
+	(void)sqlite3_db_config(st->db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
+	for (size_t i = 0; i < sizeof pragmas / sizeof pragmas[0]; i++)
+		if ((rc = exec(st, pragmas[i], e)) != QL_OK)
+			goto fail;
+	if (quick && (rc = check(st, "PRAGMA quick_check(1)", e)) != QL_OK)
+		goto fail;
+	if ((rc = migrate(st, path, e)) != QL_OK)
+		goto fail;
+	*out = st;
+	return QL_OK;
+fail:
+	if (st->db != NULL)
+		(void)sqlite3_close(st->db);
+	free(st);
+	return rc;
+}
+
+void ql_store_close(struct ql_store *st)
+{
+	if (st == NULL)
+		return;
+	for (size_t i = 0; i < st->n_cached; i++)
+		(void)sqlite3_finalize(st->cache[i].stmt);
+	(void)sqlite3_wal_checkpoint_v2(st->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+	if (sqlite3_close(st->db) != SQLITE_OK)
+		ql_log(QL_LOG_WARN, "store", "closed with work left");
+	free(st);
+}
+
+void ql_store_metrics(struct ql_store *st, struct ql_metrics *m) { st->metrics = m; }
+bool ql_store_in_transaction(const struct ql_store *st) { return st->in_tx; }
+bool ql_store_broken(const struct ql_store *st) { return st->broken; }
+
+int ql_store_begin(struct ql_store *st, struct ql_err *e)
+{
+	int rc;
+
+	if (st->in_tx)
+		return ql_err_set(e, QL_EINTERNAL, "store: transactions do not nest");
+	rc = ql_store_run(st, e, "BEGIN IMMEDIATE", "");
+	if (rc < 0)
+		return rc;
+	st->in_tx = true;
+	return QL_OK;
+}
+
+int ql_store_commit(struct ql_store *st, struct ql_err *e)
+{
+	struct timespec a, b;
+	int rc;
+
+	(void)clock_gettime(CLOCK_MONOTONIC, &a);
+	rc = ql_store_run(st, e, "COMMIT", "");
+	(void)clock_gettime(CLOCK_MONOTONIC, &b);
+	if (st->metrics != NULL)
+		ql_metrics_observe(st->metrics, QLM_DB_COMMIT_SECONDS, "",
+				   (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) * 1e-9);
+	if (rc < 0) {
+		ql_store_rollback(st);
+		return rc;
+	}
+	st->in_tx = false;
+	return QL_OK;
+}
+
+void ql_store_rollback(struct ql_store *st)
+{
+	struct ql_err e = {0};
+
+	if (!st->in_tx)
+		return;
+	st->in_tx = false;
+	if (sqlite3_get_autocommit(st->db) == 0 && ql_store_run(st, &e, "ROLLBACK", "") < 0)
+		ql_log(QL_LOG_ERROR, "store", "rollback: %s", e.message);
+}
+
+static sqlite3_stmt *prepared(struct ql_store *st, const char *sql, struct ql_err *e)
+{
+	sqlite3_stmt *q = NULL;
+	int rc;
+
+	for (size_t i = 0; i < st->n_cached; i++)
+		if (st->cache[i].sql == sql || strcmp(st->cache[i].sql, sql) == 0)
+			return st->cache[i].stmt;
+	if (st->n_cached == STATEMENTS_MAX) {
+		(void)ql_err_set(e, QL_EINTERNAL, "store: too many statements");
+		return NULL;
+	}
+	rc = sqlite3_prepare_v3(st->db, sql, -1, SQLITE_PREPARE_PERSISTENT, &q, NULL);
+	if (rc != SQLITE_OK) {
+		(void)sql_err(st, e, rc, sql);
+		return NULL;
+	}
+	st->cache[st->n_cached].sql = sql;
+	st->cache[st->n_cached++].stmt = q;
+	return q;
+}
+
+static sqlite3_stmt *query(struct ql_store *st, struct ql_err *e, const char *sql, const char *types, va_list ap)
+{
+	sqlite3_stmt *q = prepared(st, sql, e);
+	int rc = SQLITE_OK;
+
+	if (q == NULL)
+		return NULL;
+	(void)sqlite3_reset(q);
+	for (int i = 0; types[i] != '\0' && rc == SQLITE_OK; i++) {
+		const char *s;
+		double d;
+
+		switch (types[i]) {
+		case 's':
+			s = va_arg(ap, const char *);
+			rc = sqlite3_bind_text(q, i + 1, s, -1, SQLITE_TRANSIENT);
+			break;
+		case 'i':
+			rc = sqlite3_bind_int64(q, i + 1, va_arg(ap, int64_t));
+			break;
+		case 'd':
+			d = va_arg(ap, double);
+			rc = isfinite(d) ? sqlite3_bind_double(q, i + 1, d) : sqlite3_bind_null(q, i + 1);
+			break;
+		default:
+			rc = sqlite3_bind_null(q, i + 1);
+		}
+	}
+	if (rc == SQLITE_OK)
+		return q;
+	(void)sql_err(st, e, rc, "bind");
+	ql_store_done(q);
+	return NULL;
+}
+
+sqlite3_stmt *ql_store_query(struct ql_store *st, struct ql_err *e, const char *sql, const char *types, ...)
+{
+	sqlite3_stmt *q;
+	va_list ap;
+
+	va_start(ap, types);
+	q = query(st, e, sql, types, ap);
+	va_end(ap);
+	return q;
+}
+
+int ql_store_step(struct ql_store *st, sqlite3_stmt *q, struct ql_err *e)
+{
+	int rc = sqlite3_step(q);
+
+	if (rc == SQLITE_ROW)
+		return 1;
+	return rc == SQLITE_DONE ? 0 : sql_err(st, e, rc, "step");
+}
+
+void ql_store_done(sqlite3_stmt *q)
+{
+	if (q == NULL)
+		return;
+	(void)sqlite3_reset(q);
+	(void)sqlite3_clear_bindings(q);
+}
+
+int ql_store_run(struct ql_store *st, struct ql_err *e, const char *sql, const char *types, ...)
+{
+	struct ql_err local = {0};
+	sqlite3_stmt *q;
+	va_list ap;
+	int rc;
+
+	if (e == NULL)
+		e = &local;
+	va_start(ap, types);
+	q = query(st, e, sql, types, ap);
+	va_end(ap);
+	if (q == NULL)
+		return e->code < 0 ? e->code : QL_EINTERNAL;
+	do
+		rc = ql_store_step(st, q, e);
+	while (rc > 0);
+	ql_store_done(q);
+	return rc < 0 ? rc : sqlite3_changes(st->db);
+}
+
+int64_t ql_store_int(struct ql_store *st, int64_t none, const char *sql, const char *types, ...)
+{
+	struct ql_err e = {0};
+	int64_t v = none;
+	sqlite3_stmt *q;
+	va_list ap;
+	int rc;
+
+	va_start(ap, types);
+	q = query(st, &e, sql, types, ap);
+	va_end(ap);
+	rc = q == NULL ? e.code : ql_store_step(st, q, &e);
+	if (rc < 0)
+		ql_log(QL_LOG_ERROR, "store", "%s", e.message);
+	else if (rc == 1 && sqlite3_column_type(q, 0) != SQLITE_NULL)
+		v = sqlite3_column_int64(q, 0);
+	ql_store_done(q);
+	return v;
+}
+
+const char *ql_store_text(sqlite3_stmt *q, int column)
+{
+	const unsigned char *s = sqlite3_column_text(q, column);
+
+	return s == NULL ? "" : (const char *)s;
+}
+
+int ql_store_meta_set(struct ql_store *st, const char *key, const char *value, struct ql_err *e)
+{
+	int rc = ql_store_run(st, e, "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2",
+			      "ss", key, value);
+
+	return rc < 0 ? rc : QL_OK;
+}
+
+char *ql_store_meta_get(struct ql_store *st, const char *key)
+{
+	struct ql_err e = {0};
+	sqlite3_stmt *q = ql_store_query(st, &e, "SELECT value FROM meta WHERE key = ?1", "s", key);
+	char *out = NULL;
+
+	if (q != NULL && ql_store_step(st, q, &e) == 1)
+		out = strdup(ql_store_text(q, 0));
+	ql_store_done(q);
+	return out;
+}

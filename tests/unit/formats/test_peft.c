@@ -1,0 +1,330 @@
+/* test_peft.c - PEFT adapter directories: round trips, patterns, baking, selection rules, refused keys and files. */
+#include <math.h>
+
+#include "core/formats/peft.h"
+#include "tests/unit/formats/tiny.h"
+
+#define RANK 4
+
+/* A tiny adapter on the modules of `mask`, values known, owned by `mem`. */
+static void make_adapter(struct ql_adapter_file *f, const struct ql_arch *a, uint32_t mask, bool rslora, float **mem)
+{
+	size_t at = 0;
+
+	assert_int_equal(ql_adapter_file_init(f, a, RANK, 8, rslora, NULL), QL_OK);
+	*mem = malloc(sizeof(float) * 2 * QL_MODULES * RANK * 400);
+	assert_non_null(*mem);
+	for (uint32_t l = 0; l < a->num_hidden_layers; l++)
+		for (int m = 0; m < QL_MODULES; m++) {
+			uint32_t rows, cols;
+			float *pa, *pb;
+
+			if (!(mask >> m & 1))
+				continue;
+			ql_arch_module_shape(a, m, &rows, &cols);
+			pa = *mem + at;
+			pb = pa + RANK * cols;
+			at += RANK * (size_t)(rows + cols);
+			for (uint32_t i = 0; i < RANK * cols; i++)
+				pa[i] = (float)((int)(i % 31) - 15) / 32.0f;
+			for (uint32_t i = 0; i < RANK * rows; i++)
+				pb[i] = (float)((int)(i % 17) - 8 + m) / 16.0f;
+			ql_adapter_file_set(f, l, m, pa, pb);
+		}
+}
+
+/* scale·B·A at one place. */
+static double delta(const struct ql_adapter_file *f, uint32_t layer, int m, uint32_t cols, uint32_t r, uint32_t c)
+{
+	const struct ql_adapter_pair *p = &f->pairs[layer * QL_MODULES + (uint32_t)m];
+	double sum = 0;
+
+	for (uint32_t k = 0; k < p->rank; k++)
+		sum += (double)p->b[r * p->rank + k] * (double)p->a[k * cols + c];
+	return sum * ql_adapter_pair_scale(f, p);
+}
+
+static void same_effect(const struct ql_adapter_file *x, const struct ql_adapter_file *y, const struct ql_arch *a, double tol)
+{
+	for (uint32_t l = 0; l < a->num_hidden_layers; l++)
+		for (int m = 0; m < QL_MODULES; m++) {
+			uint32_t rows, cols;
+
+			ql_arch_module_shape(a, m, &rows, &cols);
+			assert_true((x->pairs[l * QL_MODULES + (uint32_t)m].a == NULL) ==
+				    (y->pairs[l * QL_MODULES + (uint32_t)m].a == NULL));
+			if (x->pairs[l * QL_MODULES + (uint32_t)m].a == NULL)
+				continue;
+			for (uint32_t i = 0; i < 50; i++) {
+				double u = delta(x, l, m, cols, i % rows, i * 7 % cols), v = delta(y, l, m, cols, i % rows, i * 7 % cols);
+
+				if (fabs(u - v) > tol * (1 + fabs(u)))
+					fail_msg("layer %u %s: %g and %g", l, ql_module_name(m), u, v);
+			}
+		}
+}
+
+static void write_read(const struct ql_adapter_file *f, const struct ql_arch *a, struct ql_adapter_write_opts o,
+		       const struct scratch *s, struct ql_adapter_file *back)
+{
+	struct ql_err e = {0};
+
+	if (ql_adapter_write(f, a, s->fd, &o, &e) != QL_OK || ql_adapter_read(back, s->fd, a, &e) != QL_OK)
+		fail_msg("%s", e.message);
+}
+
+static void round_trips(void **state)
+{
+	static const uint32_t masks[] = {QL_MODULES_ALL, 1u << QL_Q_PROJ | 1u << QL_V_PROJ, 1u << QL_DOWN_PROJ};
+	struct ql_arch a = tiny_arch();
+
+	(void)state;
+	for (int k = 0; k < 3; k++)
+		for (int rs = 0; rs < 2; rs++)
+			for (int bake = 0; bake < 2; bake++) {
+				static const enum ql_dtype types[] = {QL_F32, QL_BF16, QL_F16};
+				struct ql_adapter_file f, back;
+				struct scratch s;
+				float *mem;
+
+				scratch_open(&s);
+				make_adapter(&f, &a, masks[k], rs != 0, &mem);
+				f.dropout = 0.05;
+				write_read(&f, &a, (struct ql_adapter_write_opts){types[k], "org/base", bake != 0}, &s, &back);
+				assert_int_equal(back.modules, masks[k]);
+				assert_int_equal(back.rank, RANK);
+				assert_int_equal(back.rslora, rs && !bake);
+				assert_string_equal(back.base_name, "org/base");
+				assert_true(fabs(back.dropout - 0.05) < 1e-9);
+				same_effect(&f, &back, &a, 1e-6);
+				ql_adapter_file_free(&back);
+				ql_adapter_file_free(&f);
+				free(mem);
+				scratch_close(&s);
+			}
+}
+
+/* Pairs with their own rank and alpha: by patterns, and baked. */
+static void patterns(void **state)
+{
+	struct ql_arch a = tiny_arch();
+	struct ql_adapter_file f, back;
+	float *mem;
+
+	(void)state;
+	for (int rs = 0; rs < 2; rs++)
+		for (int bake = 0; bake < 2; bake++) {
+			struct scratch s;
+
+			scratch_open(&s);
+			make_adapter(&f, &a, QL_MODULES_ALL, rs != 0, &mem);
+			f.pairs[QL_K_PROJ].rank = 2; /* the first rows of A, the first columns of B as they lie */
+			f.pairs[QL_MODULES + QL_UP_PROJ].alpha = 3.5;
+			f.pairs[QL_MODULES + QL_O_PROJ].a = f.pairs[QL_MODULES + QL_O_PROJ].b = NULL;
+			write_read(&f, &a, (struct ql_adapter_write_opts){QL_F32, "b", bake != 0}, &s, &back);
+			assert_int_equal(back.pairs[QL_K_PROJ].rank, 2);
+			same_effect(&f, &back, &a, 1e-6);
+			ql_adapter_file_free(&back);
+			ql_adapter_file_free(&f);
+			free(mem);
+			scratch_close(&s);
+		}
+}
+
+/* The text of the config, exactly. */
+static void golden_config(void **state)
+{
+	static const char want[] =
+		"{\n  \"alpha_pattern\": {},\n  \"auto_mapping\": null,\n  \"base_model_name_or_path\": \"org/base\",\n"
+		"  \"bias\": \"none\",\n  \"fan_in_fan_out\": false,\n  \"inference_mode\": true,\n  \"init_lora_weights\": true,\n"
+		"  \"layers_pattern\": null,\n  \"layers_to_transform\": null,\n  \"lora_alpha\": 8,\n  \"lora_dropout\": 0.0,\n"
+		"  \"modules_to_save\": null,\n  \"peft_type\": \"LORA\",\n  \"r\": 4,\n  \"rank_pattern\": {},\n  \"revision\": null,\n"
+		"  \"target_modules\": [\n    \"q_proj\",\n    \"v_proj\"\n  ],\n  \"task_type\": \"CAUSAL_LM\",\n  \"use_dora\": false,\n"
+		"  \"use_rslora\": false\n}";
+	struct ql_arch a = tiny_arch();
+	struct ql_adapter_file f, back;
+	struct scratch s;
+	uint8_t *text;
+	size_t len;
+	float *mem;
+
+	(void)state;
+	scratch_open(&s);
+	make_adapter(&f, &a, 1u << QL_Q_PROJ | 1u << QL_V_PROJ, false, &mem);
+	write_read(&f, &a, (struct ql_adapter_write_opts){QL_F32, "org/base", false}, &s, &back);
+	text = scratch_read(&s, "adapter_config.json", &len);
+	assert_string_equal((const char *)text, want);
+	free(text);
+	ql_adapter_file_free(&back);
+	ql_adapter_file_free(&f);
+	free(mem);
+	scratch_close(&s);
+}
+
+/* Reads the q+v adapter of all layers under another config. */
+static int read_with(const struct scratch *s, const char *config, struct ql_err *e)
+{
+	struct ql_arch a = tiny_arch();
+	struct ql_adapter_file f;
+	int rc;
+
+	scratch_write(s, "adapter_config.json", config, strlen(config));
+	*e = (struct ql_err){0};
+	rc = ql_adapter_read(&f, s->fd, &a, e);
+	assert_int_equal(rc, e->code);
+	assert_true(rc == QL_OK || f.pairs == NULL);
+	ql_adapter_file_free(&f);
+	return rc;
+}
+
+#define HEAD "{\"peft_type\":\"LORA\",\"r\":4,\"lora_alpha\":8,\"target_modules\":"
+#define QV HEAD "[\"q_proj\",\"v_proj\"]"
+
+static void configs(void **state)
+{
+	static const struct { const char *text; int code; const char *param; } cases[] = {
+		{QV "}", QL_OK, ""},
+		{HEAD "[\"self_attn.q_proj\",\"v_proj\"]}", QL_OK, ""},
+		{HEAD "\".*\\\\.(q|v)_proj\"}", QL_OK, ""},
+		{HEAD "\"model\\\\.layers\\\\.[01]\\\\.self_attn\\\\.[qv]_proj\"}", QL_OK, ""},
+		{HEAD "\"all-linear\",\"exclude_modules\":[\"k_proj\",\"o_proj\",\"gate_proj\",\"up_proj\",\"down_proj\"]}", QL_OK, ""},
+		{HEAD "\"all-linear\",\"exclude_modules\":\".*(k_proj|o_proj|mlp.*)\"}", QL_OK, ""},
+		{QV ",\"layers_to_transform\":[0,1],\"layers_pattern\":\"layers\"}", QL_OK, ""},
+		{QV ",\"rank_pattern\":{\"k_proj\":16},\"alpha_pattern\":{\"q_proj\":2}}", QL_OK, ""},
+		{QV ",\"use_dora\":false,\"modules_to_save\":null,\"bias\":\"none\",\"lora_bias\":false,\"new_key\":1}", QL_OK, ""},
+		{QV ",\"rank_pattern\":{\"q_proj\":2}}", QL_ESHAPE, NULL},
+		{QV ",\"layers_to_transform\":[0]}", QL_EMISMATCH, NULL},
+		{QV ",\"layers_pattern\":\"blocks\"}", QL_EUNSUPPORTED, "layers_pattern"},
+		{HEAD "[\"q_proj\"]}", QL_EMISMATCH, NULL},
+		{HEAD "[\"q_proj\",\"v_proj\",\"k_proj\"]}", QL_ENOTFOUND, NULL},
+		{HEAD "[\"q_proj\",\"v_proj\",\"lm_head\"]}", QL_EUNSUPPORTED, "target_modules"},
+		{HEAD "[\"q_proj\",\"v_proj\",\"proj\"]}", QL_EUNSUPPORTED, "target_modules"},
+		{HEAD "\"(((\"}", QL_EFORMAT, "target_modules"},
+		{HEAD "\"((((((a|.)*)*)*)*)*)*[XY]\"}", QL_ELIMIT, "target_modules"},
+		{HEAD "null}", QL_EFORMAT, "target_modules"},
+		{HEAD "[]}", QL_EFORMAT, "target_modules"},
+		{HEAD "[1]}", QL_EFORMAT, "target_modules"},
+		{QV ",\"use_dora\":true}", QL_EUNSUPPORTED, "use_dora"},
+		{QV ",\"bias\":\"all\"}", QL_EUNSUPPORTED, "bias"},
+		{QV ",\"lora_bias\":true}", QL_EUNSUPPORTED, "lora_bias"},
+		{QV ",\"modules_to_save\":[\"lm_head\"]}", QL_EUNSUPPORTED, "modules_to_save"},
+		{QV ",\"fan_in_fan_out\":true}", QL_EUNSUPPORTED, "fan_in_fan_out"},
+		{QV ",\"layer_replication\":[[0,1]]}", QL_EUNSUPPORTED, "layer_replication"},
+		{QV ",\"target_parameters\":[\"x\"]}", QL_EUNSUPPORTED, "target_parameters"},
+		{QV ",\"trainable_token_indices\":[1]}", QL_EUNSUPPORTED, "trainable_token_indices"},
+		{QV ",\"init_lora_weights\":\"pissa_niter_4\"}", QL_EUNSUPPORTED, "init_lora_weights"},
+		{QV ",\"init_lora_weights\":\"gaussian\"}", QL_OK, ""},
+		{QV ",\"rank_pattern\":{\"q_proj\":0}}", QL_EINVAL, "rank_pattern"},
+		{QV ",\"alpha_pattern\":{\"q_proj\":-1}}", QL_EINVAL, "alpha_pattern"},
+		{"{\"peft_type\":\"LOHA\",\"target_modules\":[\"q_proj\"]}", QL_EUNSUPPORTED, "peft_type"},
+		{"{\"peft_type\":\"LORA\",\"r\":257,\"target_modules\":[\"q_proj\"]}", QL_EINVAL, "r"},
+		{"{\"peft_type\":\"LORA\",\"r\":0,\"target_modules\":[\"q_proj\"]}", QL_EINVAL, "r"},
+		{"{\"peft_type\":\"LORA\",\"lora_alpha\":0,\"target_modules\":[\"q_proj\"]}", QL_EINVAL, "lora_alpha"},
+		{"[]", QL_EFORMAT, ""},
+		{"{", QL_EFORMAT, ""},
+	};
+	struct ql_arch a = tiny_arch();
+	struct ql_adapter_file f, back;
+	struct scratch s;
+	struct ql_err e;
+	float *mem;
+
+	(void)state;
+	scratch_open(&s);
+	make_adapter(&f, &a, 1u << QL_Q_PROJ | 1u << QL_V_PROJ, false, &mem);
+	write_read(&f, &a, (struct ql_adapter_write_opts){QL_F32, "b", false}, &s, &back);
+	ql_adapter_file_free(&back);
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		int rc = read_with(&s, cases[i].text, &e);
+
+		if (rc != cases[i].code || (cases[i].param != NULL && strcmp(e.param, cases[i].param) != 0))
+			fail_msg("case %zu %s: code %d, param '%s': %s", i, cases[i].text, rc, e.param, e.message);
+	}
+	ql_adapter_file_free(&f);
+	free(mem);
+	scratch_close(&s);
+}
+
+/* One-layer-deep tensor files with a fault each. */
+static void bad_tensors(void **state)
+{
+#define P "base_model.model.model.layers."
+	static const struct { struct ql_st_spec specs[5]; size_t n; uint32_t fill; int code; } cases[] = {
+		{{{P "0.self_attn.q_proj.lora_A.weight", QL_F32, 2, {4, 64}}, {P "0.self_attn.q_proj.lora_B.weight", QL_F32, 2, {64, 4}},
+		  {P "1.self_attn.q_proj.lora_A.default.weight", QL_F32, 2, {4, 64}},
+		  {P "1.self_attn.q_proj.lora_B.default.weight", QL_F32, 2, {64, 4}}}, 4, 0, QL_OK},
+		{{{P "0.self_attn.q_proj.lora_A.weight", QL_F32, 2, {4, 64}}, {P "0.self_attn.q_proj.lora_B.weight", QL_F32, 2, {64, 4}},
+		  {P "1.self_attn.q_proj.lora_A.weight", QL_F32, 2, {4, 64}},
+		  {P "1.self_attn.q_proj.lora_B.weight", QL_F32, 2, {64, 4}}}, 4, 0x7f800000, QL_ENONFINITE},
+		{{{P "0.self_attn.q_proj.lora_A.weight", QL_F32, 2, {4, 64}}, {P "0.self_attn.q_proj.lora_B.weight", QL_F32, 2, {64, 4}},
+		  {P "1.self_attn.q_proj.lora_A.weight", QL_F32, 2, {4, 64}}}, 3, 0, QL_ENOTFOUND},
+		{{{P "0.self_attn.q_proj.lora_A.weight", QL_F32, 2, {4, 64}}, {P "0.self_attn.q_proj.lora_B.weight", QL_F32, 2, {64, 4}},
+		  {P "1.self_attn.q_proj.lora_A.weight", QL_F32, 2, {4, 64}}, {P "1.self_attn.q_proj.lora_B.weight", QL_F32, 2, {64, 4}},
+		  {P "0.self_attn.q_proj.lora_magnitude_vector", QL_F32, 1, {64}}}, 5, 0, QL_EMISMATCH},
+		{{{P "0.self_attn.q_proj.lora_A.weight", QL_F32, 2, {4, 63}}, {P "0.self_attn.q_proj.lora_B.weight", QL_F32, 2, {64, 4}}},
+		 2, 0, QL_ESHAPE},
+		{{{P "0.self_attn.q_proj.lora_A.weight", QL_F32, 2, {4, 64}}, {P "0.self_attn.q_proj.lora_B.weight", QL_F32, 2, {64, 5}}},
+		 2, 0, QL_ESHAPE},
+		{{{P "0.self_attn.q_proj.lora_A.weight", QL_U8, 2, {4, 64}}, {P "0.self_attn.q_proj.lora_B.weight", QL_F32, 2, {64, 4}}},
+		 2, 0, QL_EUNSUPPORTED},
+		{{{NULL, QL_F32, 0, {0}}}, 0, 0, QL_ENOTFOUND},
+	};
+	struct scratch s;
+	struct ql_err e;
+
+	(void)state;
+	scratch_open(&s);
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		struct ql_st_writer *w;
+		size_t k;
+		int rc;
+
+		assert_int_equal(ql_st_write_begin(&w, s.fd, "adapter_model.safetensors", cases[i].specs, cases[i].n, &e), QL_OK);
+		while ((k = ql_st_write_next(w)) < cases[i].n)
+			assert_int_equal(ql_st_write_data(w, &cases[i].fill, cases[i].specs[k].dtype == QL_U8 ? 1 : 4, &e), QL_OK);
+		assert_int_equal(ql_st_write_commit(w, &e), QL_OK);
+		rc = read_with(&s, HEAD "[\"q_proj\"]}", &e);
+		if (rc != cases[i].code)
+			fail_msg("case %zu: code %d: %s", i, rc, e.message);
+	}
+	assert_int_equal(unlinkat(s.fd, "adapter_model.safetensors", 0), 0);
+	assert_int_equal(read_with(&s, HEAD "[\"q_proj\"]}", &e), QL_ENOTFOUND);
+	scratch_close(&s);
+}
+
+static void writer_refuses(void **state)
+{
+	struct ql_arch a = tiny_arch();
+	struct ql_adapter_file f;
+	struct scratch s;
+	struct ql_err e;
+	float *mem;
+
+	(void)state;
+	scratch_open(&s);
+	assert_int_equal(ql_adapter_file_init(&f, &a, 0, 8, false, &e), QL_EINVAL);
+	assert_int_equal(ql_adapter_file_init(&f, &a, 257, 8, false, &e), QL_EINVAL);
+	assert_int_equal(ql_adapter_file_init(&f, &a, 4, 8, false, &e), QL_OK);
+	assert_int_equal(ql_adapter_write(&f, &a, s.fd, &(struct ql_adapter_write_opts){QL_F32, "b", false}, &e), QL_EINVAL);
+	ql_adapter_file_free(&f);
+	make_adapter(&f, &a, 1, false, &mem);
+	assert_int_equal(ql_adapter_write(&f, &a, s.fd, &(struct ql_adapter_write_opts){QL_Q8_0, "b", false}, &e), QL_EINVAL);
+	assert_int_equal(ql_adapter_write(&f, &a, s.fd, &(struct ql_adapter_write_opts){QL_F32, "", false}, &e), QL_EINVAL);
+	mem[3] = 70000;
+	assert_int_equal(ql_adapter_write(&f, &a, s.fd, &(struct ql_adapter_write_opts){QL_F16, "b", false}, &e), QL_ENONFINITE);
+	assert_false(scratch_has(&s, "adapter_model.safetensors"));
+	assert_false(scratch_has(&s, "adapter_config.json"));
+	ql_adapter_file_free(&f);
+	free(mem);
+	scratch_close(&s);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(round_trips), cmocka_unit_test(patterns),    cmocka_unit_test(golden_config),
+		cmocka_unit_test(configs),     cmocka_unit_test(bad_tensors), cmocka_unit_test(writer_refuses),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
