@@ -1,7 +1,7 @@
-"""GGUF block types against the gguf Python package and, where one is installed, ggml itself (numerics.md 1.10, formats.md 6).
+"""GGUF block types against the gguf Python package and, where one is installed, ggml itself.
 
-QL_QUANT_TOOL names the quant_tool built from tests/unit/quant/tool_quant.c.  QL_GGML_LIB, optional, names a libggml-base.so
-(any llama.cpp build for baseline x86-64: no contraction); then all nine quantisers must give its bytes.
+QL_QUANT_TOOL names the quant_tool built from tests/unit/quant/tool_quant.c.  QL_GGML_LIB, optional, names a
+libggml-base.so (any llama.cpp build for baseline x86-64: no contraction); then all nine quantisers must give its bytes.
 """
 import ctypes
 import os
