@@ -30,7 +30,14 @@
 #define PER_UID 128
 #define CONNS_MAX (QL_HTTP_CONNECTIONS_TCP + QL_HTTP_CONNECTIONS_UNIX + 4 * QL_HTTP_CONNECTIONS_RESERVE)
 
-void ql_conn_cut(struct ql_conn *c) { (void)shutdown(c->fd, SHUT_RDWR); }
+/* A connection whose read buffer is full of an endless chunk header is neither read nor ended by the library, so shutdown(2)
+ * alone would go unnoticed: its timeout is set to the shortest too. */
+void ql_conn_cut(struct ql_conn *c)
+{
+	(void)shutdown(c->fd, SHUT_RDWR);
+	(void)MHD_set_connection_option(c->mhd, MHD_CONNECTION_OPTION_TIMEOUT, 1u);
+	ql_listener_want(c->listener);
+}
 
 void ql_conn_phase(struct ql_conn *c, enum ql_phase phase)
 {
@@ -94,6 +101,7 @@ static void opened(struct ql_listener *l, struct MHD_Connection *mhd, void **soc
 	}
 	c->listener = l;
 	c->fd = info->connect_fd;
+	c->mhd = mhd;
 	c->is_unix = l->is_unix;
 	if (l->is_unix) {
 		struct ucred cred = {0};

@@ -16,42 +16,52 @@ void ql_h_model_list(struct ql_req *r)
 {
 	struct ql_fault f = {0};
 	json_t *out = NULL;
+	int rc;
 
 	if (ql_reply_unchanged(r, ql_control_revision(r->ctl, &r->who), 0))
 		return;
-	give(r, ql_model_list(r->ctl, &r->who, &out, &f), out, &f);
+	rc = ql_model_list(r->ctl, &r->who, &out, &f);
+	give(r, rc, out, &f);
 }
 
 void ql_h_model_get(struct ql_req *r)
 {
 	struct ql_fault f = {0};
 	json_t *out = NULL;
+	int rc;
 
-	give(r, ql_model_get(r->ctl, &r->who, r->match.param[0], &out, &f), out, &f);
+	rc = ql_model_get(r->ctl, &r->who, r->match.param[0], &out, &f);
+	give(r, rc, out, &f);
 }
 
 void ql_h_model_delete(struct ql_req *r)
 {
 	struct ql_fault f = {0};
 	json_t *out = NULL;
+	int rc;
 
-	give(r, ql_model_delete(r->ctl, &r->who, r->match.param[0], &out, &f), out, &f);
+	rc = ql_model_delete(r->ctl, &r->who, r->match.param[0], &out, &f);
+	give(r, rc, out, &f);
 }
 
 void ql_h_adapter_list(struct ql_req *r)
 {
 	struct ql_fault f = {0};
 	json_t *out = NULL;
+	int rc;
 
-	give(r, ql_adapter_list(r->ctl, &r->who, &out, &f), out, &f);
+	rc = ql_adapter_list(r->ctl, &r->who, &out, &f);
+	give(r, rc, out, &f);
 }
 
 void ql_h_adapter_list_llama(struct ql_req *r)
 {
 	struct ql_fault f = {0};
 	json_t *out = NULL;
+	int rc;
 
-	give(r, ql_adapter_list_llama(r->ctl, &r->who, &out, &f), out, &f);
+	rc = ql_adapter_list_llama(r->ctl, &r->who, &out, &f);
+	give(r, rc, out, &f);
 }
 
 void ql_h_adapter_scales(struct ql_req *r)

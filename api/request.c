@@ -189,8 +189,8 @@ static enum MHD_Result on_head(struct ql_req *r, const char *method, const char 
 		rc = check_access(r, &f);
 		if (rc == QL_OK)
 			rc = check_body_head(r, &f);
-		else if (r->framing.has_length && r->framing.length > SMALL_BODY)
-			must_close = true;
+		else
+			must_close = r->framing.length > SMALL_BODY || (r->framing.chunked && r->who.scopes == 0);
 		must_close |= f.status == 413;
 	}
 	if (f.status == 0) {
@@ -198,16 +198,16 @@ static enum MHD_Result on_head(struct ql_req *r, const char *method, const char 
 		ql_conn_phase(r->conn, QL_PHASE_BODY);
 		return MHD_YES;
 	}
-	/* A client in the middle of sending a small body gets the answer behind it, and can go on using the connection. */
-	if (!must_close && r->headers.expect == NULL && (r->framing.chunked || r->framing.length > 0) &&
-	    r->framing.length <= SMALL_BODY) {
+	/* An answer in this first call always closes the connection; a fault that leaves it usable is answered when the
+	 * (small) body is in. */
+	if (!must_close && r->headers.expect == NULL && r->framing.length <= SMALL_BODY) {
 		r->fault = f;
 		r->drop = true;
 		r->stage = STAGE_BODY;
 		ql_conn_phase(r->conn, QL_PHASE_BODY);
 		return MHD_YES;
 	}
-	r->close = must_close || r->framing.chunked || r->framing.length > 0;
+	r->close = true;
 	ql_reply_fault(r, &f);
 	return send_reply(r);
 }
@@ -342,6 +342,8 @@ static void record(struct ql_req *r)
 		(void)snprintf(path, sizeof path, "%s", "other");
 	else
 		(void)snprintf(path, sizeof path, "%s%s", route->flags & QL_ROUTE_BARE ? "" : "/v1", route->pattern);
+	if (r->status == 0)
+		r->status = 499; /* the client went before the answer */
 	(void)snprintf(status, sizeof status, "%d", r->status);
 	ql_metrics_labels(labels, sizeof labels, "route", path, "method", method, "status", status, NULL);
 	ql_metrics_add(r->ctl->metrics, QLM_HTTP_REQUESTS, labels, 1);

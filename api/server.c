@@ -1,8 +1,9 @@
 /* server.c - libmicrohttpd inside the uv loop: one MHD daemon for each listening socket, and the pump that drives it.
  *
  * The library's epoll descriptor sits in a uv_poll_t.  It may be quiet while work is left (edge-triggered connections, a
- * private ready list), so every pump asks MHD_get_timeout afterwards and arms a timer with the answer; a resume arms the
- * same timer with 0.  Nothing else calls MHD_run (api.md §18 rows 1, 2, 25). */
+ * private ready list), so every pump asks MHD_get_timeout afterwards and arms a timer with the answer.  Work at once (an
+ * answer of 0, or a resume) goes through a uv_idle_t, which runs once a turn: a timer of 0 that arms itself again would
+ * keep libuv inside its timer phase, and every other timer out.  Nothing else calls MHD_run (api.md §18 rows 1, 2, 25). */
 #include "api/http.h"
 
 #include <errno.h>
@@ -34,28 +35,27 @@ static void on_poll(uv_poll_t *p, int status, int events)
 	pump(p->data);
 }
 
+static void on_turn(uv_idle_t *t)
+{
+	(void)uv_idle_stop(t); /* before the pump, which may ask for another turn */
+	pump(t->data);
+}
+
+void ql_listener_want(struct ql_listener *l) { (void)uv_idle_start(&l->turn, on_turn); }
+
 static void pump(struct ql_listener *l)
 {
 	MHD_UNSIGNED_LONG_LONG ms = 0;
 
 	if (l->daemon == NULL)
 		return;
-	l->wanted = false;
 	(void)MHD_run(l->daemon);
-	if (l->wanted)
-		(void)uv_timer_start(&l->timer, on_timer, 0, 0);
-	else if (MHD_get_timeout(l->daemon, &ms) == MHD_YES)
-		(void)uv_timer_start(&l->timer, on_timer, ms, 0);
-	else
+	if (MHD_get_timeout(l->daemon, &ms) != MHD_YES)
 		(void)uv_timer_stop(&l->timer);
-}
-
-void ql_listener_want(struct ql_listener *l)
-{
-	if (l->wanted)
-		return;
-	l->wanted = true;
-	(void)uv_timer_start(&l->timer, on_timer, 0, 0);
+	else if (ms == 0)
+		ql_listener_want(l);
+	else
+		(void)uv_timer_start(&l->timer, on_timer, ms, 0);
 }
 
 static void on_panic(void *cls, const char *file, unsigned line, const char *reason)
@@ -102,7 +102,9 @@ static int daemon_start(struct ql_listener *l, struct ql_err *e)
 	l->poll.data = l;
 	(void)uv_timer_init(l->http->ctl->loop, &l->timer);
 	l->timer.data = l;
-	l->http->n_handles += 2;
+	(void)uv_idle_init(l->http->ctl->loop, &l->turn);
+	l->turn.data = l;
+	l->http->n_handles += 3;
 	(void)uv_poll_start(&l->poll, UV_READABLE, on_poll);
 	return QL_OK;
 }
@@ -217,6 +219,7 @@ static void listener_stop(struct ql_listener *l)
 			(void)uv_poll_stop(&l->poll);
 			uv_close((uv_handle_t *)&l->poll, on_closed);
 			uv_close((uv_handle_t *)&l->timer, on_closed);
+			uv_close((uv_handle_t *)&l->turn, on_closed);
 		}
 		MHD_stop_daemon(l->daemon);
 		l->daemon = NULL;

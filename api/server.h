@@ -31,9 +31,9 @@ struct ql_listener {
 	struct MHD_Daemon *daemon;
 	uv_poll_t poll;
 	uv_timer_t timer;
+	uv_idle_t turn; /* pumps once at the loop's next turn */
 	int fd; /* the listening socket */
 	bool is_unix;
-	bool wanted;   /* a resume asks for a pump */
 	char path[108]; /* UNIX socket made by us, to unlink; else "" */
 };
 
@@ -55,6 +55,7 @@ struct ql_conn {
 	struct ql_listener *listener;
 	struct ql_req *req; /* the present request or NULL */
 	int fd;
+	struct MHD_Connection *mhd;
 	enum ql_phase phase;
 	uint64_t since_ms;       /* begin of the phase */
 	uint64_t idle_received;  /* TCP bytes received when the connection went idle */
@@ -124,7 +125,7 @@ void ql_conn_notify(void *cls, struct MHD_Connection *mhd, void **socket_context
 enum MHD_Result ql_conn_accept(void *cls, const struct sockaddr *addr, socklen_t len);
 void ql_conn_phase(struct ql_conn *c, enum ql_phase phase);
 void ql_conn_sweep(struct ql_http *h); /* each 500 ms */
-void ql_conn_cut(struct ql_conn *c);   /* shutdown(2): the library then sees the end */
+void ql_conn_cut(struct ql_conn *c);   /* the library closes it soon */
 
 /* ---- request.c ---- */
 void *ql_req_begin(void *cls, const char *uri, struct MHD_Connection *mhd);

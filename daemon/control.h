@@ -40,6 +40,7 @@ struct ql_files;
 struct ql_models;
 struct ql_exports;
 struct ql_auth;
+struct ql_ticker;
 
 struct ql_control {
 	const struct ql_config *config;
@@ -54,6 +55,7 @@ struct ql_control {
 	struct ql_models *models;
 	struct ql_exports *exports;
 	struct ql_auth *auth;
+	struct ql_ticker *ticker;     /* control.c's own */
 	void *http;                   /* the HTTP room's */
 	int listen_fds[QL_LISTEN_FDS_MAX]; /* from the service manager */
 	size_t n_listen_fds;

@@ -157,7 +157,7 @@ static void on_process_closed(uv_handle_t *h)
 	settle(en);
 }
 
-static void on_exit(uv_process_t *p, int64_t status, int sig)
+static void on_process_exit(uv_process_t *p, int64_t status, int sig)
 {
 	struct ql_engine *en = p->data;
 
@@ -286,7 +286,7 @@ static int spawn(struct ql_engine *en, int theirs, struct ql_err *e)
 	io[2].data.fd = 2;
 	io[QL_IPC_FD].data.fd = theirs;
 	io[QL_IPC_STATE_FD].data.fd = en->ctl->state_fd;
-	o.exit_cb = on_exit;
+	o.exit_cb = on_process_exit;
 	o.file = engine_program();
 	o.args = args;
 	o.env = child_environment();

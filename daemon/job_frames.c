@@ -288,7 +288,7 @@ static int f_step(struct ql_control *ctl, struct ql_live *l, const json_t *f, st
 	if ((rc = ql_json_get_int(f, "step", 1, INT32_MAX, &step, e)) != QL_OK ||
 	    (rc = ql_json_get_int(f, "total_steps", 1, INT32_MAX, &total, e)) != QL_OK ||
 	    (rc = ql_json_get_num(f, "seconds", 0, 1e9, &seconds, e)) != QL_OK ||
-	    (rc = ql_json_get_num(f, "eta_seconds", 0, 1e12, &eta, e)) != QL_OK || (rc = ql_json_get_bool(f, "log", &logged, e)) != QL_OK)
+	    (rc = ql_json_get_num(f, "eta_seconds", -1e12, 1e12, &eta, e)) != QL_OK || (rc = ql_json_get_bool(f, "log", &logged, e)) != QL_OK)
 		return rc;
 	for (size_t i = 0; i < sizeof metric_keys / sizeof metric_keys[0]; i++)
 		if ((rc = ql_json_get_num(m, metric_keys[i], -1e300, 1e300, &v, e)) != QL_OK)

@@ -1,6 +1,6 @@
 /* adamw.cu - AdamW with fp32 state, decay first; scalars fp64 on the host, rounded to fp32 where used; bit-equal to the CPU.
  *   g' = g·grad_scale;  p ← p·(1 - lr·wd);  m ← m + (1-β1)·(g' - m);  v ← β2·v + ((1-β2)·g')·g'
- *   p ← p - (lr/(1-β1^t))·(m / (sqrt(v)/sqrt(1-β2^t) + eps))          p, m, v, g f32, flat; groups are ranges of them */
+ *   p ← p + (-(lr/(1-β1^t))·m) / (sqrt(v)/sqrt(1-β2^t) + eps)          p, m, v, g f32, flat; groups are ranges of them */
 #include <math.h>
 
 #include "gpu/gpu.h"
@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(256) adamw_kernel(float *__restrict__ p, float
 
 		m[i] = mi;
 		v[i] = vi;
-		p[i] = __fsub_rn(__fmul_rn(p[i], s.decay), __fmul_rn(s.step, __fdiv_rn(mi, den)));
+		p[i] = __fadd_rn(__fmul_rn(p[i], s.decay), __fdiv_rn(__fmul_rn(s.step, mi), den));
 	}
 }
 
@@ -33,7 +33,7 @@ int cu_adamw(struct ql_device *d, struct ql_queue *q, const struct ql_adamw *a, 
 		const struct ql_adamw_group *r = &a->groups[k];
 		const double c1 = 1.0 - pow(a->beta1, (double)a->t), c2 = 1.0 - pow(a->beta2, (double)a->t);
 		struct adamw_scalars s = {(float)(1.0 - r->lr * r->weight_decay), (float)(1.0 - a->beta1), (float)a->beta2, (float)(1.0 - a->beta2),
-					  (float)(r->lr / c1), (float)sqrt(c2), (float)a->eps, a->grad_scale};
+					  (float)(-(r->lr / c1)), (float)sqrt(c2), (float)a->eps, a->grad_scale};
 		const uint64_t want = (r->count + 255) / 256, most = (uint64_t)cu_of(d)->sms * 8;
 
 		if (r->count == 0)

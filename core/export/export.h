@@ -41,7 +41,8 @@ struct ql_export {
 	void *progress_ctx;
 };
 
-/* Merged model as one GGUF file `file` in dirfd. */
+/* Merged model as one GGUF file `file` in dirfd.  From a GGUF source all metadata is carried over; from an HF directory it is
+ * derived, which needs a byte-level BPE tokenizer.json whose pre-tokenizer llama.cpp knows (else QL_EUNSUPPORTED, named). */
 int ql_export_gguf(const struct ql_export *x, enum ql_export_type type, int dirfd, const char *file, struct ql_err *e);
 /* The adapter as GGUF LoRA; type f32 or f16; x->adapter required; scales are baked (adapter.lora.alpha / r is right for
  * every tensor). */

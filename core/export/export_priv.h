@@ -47,7 +47,8 @@ const struct ql_adapter_pair *ql_export_pair(const struct ql_export *x, const st
 /* The source's architecture fits the adapter? */
 int ql_export_check_input(const struct ql_export *x, struct ql_err *e);
 
-/* Metadata of a merged GGUF. */
+/* Metadata of a merged GGUF; _hf: the part derived from a Hugging Face directory. */
 int ql_export_write_metadata(struct ql_gguf_writer *w, const struct ql_export *x, enum ql_export_type type, struct ql_err *e);
+int ql_export_write_metadata_hf(struct ql_gguf_writer *w, const struct ql_export *x, struct ql_err *e);
 
 #endif

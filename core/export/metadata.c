@@ -1,6 +1,7 @@
 /* metadata.c - the KVs of a merged GGUF.
- * From a GGUF base: everything it has (general.*, <architecture>.*, tokenizer.*) is copied unchanged, except what describes
- * the old file: alignment, file type, quantisation, splits, importance matrix, and what the caller replaces. */
+ * From a Hugging Face base: metadata_hf.c.  From a GGUF base: everything it has (general.*, <architecture>.*, tokenizer.*) is
+ * copied unchanged, except what describes the old file: alignment, file type, quantisation, splits, importance matrix, and
+ * what the caller replaces. */
 #include <string.h>
 
 #include "core/export/export_priv.h"
@@ -36,10 +37,7 @@ int ql_export_write_metadata(struct ql_gguf_writer *w, const struct ql_export *x
 	const char *name = x->name != NULL ? x->name : ql_source_name(x->source);
 	int rc;
 
-	if (g == NULL)
-		return ql_err_set(e, QL_EUNSUPPORTED, "GGUF export needs the tokenizer in GGUF form; the base %.200s is a Hugging "
-				  "Face directory: export a merged HF directory and convert that", ql_source_path(x->source));
-	rc = copy_kvs(w, x, g, e);
+	rc = g != NULL ? copy_kvs(w, x, g, e) : ql_export_write_metadata_hf(w, x, e);
 	if (rc == QL_OK)
 		rc = ql_gguf_write_str(w, "general.name", name, strlen(name), e);
 	if (rc == QL_OK && x->chat_template != NULL)

@@ -8,7 +8,6 @@
 
 #define QL_SOURCE_SHARDS_MAX 1024
 #define QL_SOURCE_INDEX_JSON_MAX QL_MIB(4)
-#define QL_SOURCE_TOKENIZER_CONFIG_MAX QL_MIB(16)
 
 struct ql_source_shard {
 	char *name; /* file name in the directory */

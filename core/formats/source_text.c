@@ -6,10 +6,10 @@
 #include "core/base/buf.h"
 #include "core/base/hash.h"
 #include "core/base/io.h"
-#include "core/base/json.h"
 #include "core/base/limits.h"
 #include "core/base/utf8.h"
 #include "core/formats/source_priv.h"
+#include "core/formats/tokenizer_config.h"
 
 #define NAME_MAX_BYTES 200
 
@@ -84,12 +84,10 @@ static int template_from_config(struct ql_source *s, const struct ql_buf *text, 
 {
 	json_t *cfg = NULL;
 	const json_t *v;
-	int rc = ql_json_parse(text->data, text->len, QL_SOURCE_TOKENIZER_CONFIG_MAX, &cfg, e);
+	int rc = ql_tokenizer_config_parse(text->data, text->len, &cfg, e);
 
-	if (rc != QL_OK) {
-		(void)ql_err_prefix(e, "tokenizer_config.json");
+	if (rc != QL_OK)
 		return rc;
-	}
 	v = pick_template(cfg);
 	if (json_is_string(v))
 		rc = set_template(s, json_string_value(v), json_string_length(v), e);
@@ -126,7 +124,7 @@ static int load_template(struct ql_source *s, struct ql_err *e)
 	if (rc == QL_OK && found) {
 		rc = set_template(s, text.data, text.len, e);
 	} else if (rc == QL_OK) {
-		rc = read_optional(s, "tokenizer_config.json", QL_SOURCE_TOKENIZER_CONFIG_MAX, &text, &found, e);
+		rc = read_optional(s, "tokenizer_config.json", QL_TOKENIZER_CONFIG_MAX, &text, &found, e);
 		if (rc == QL_OK && found)
 			rc = template_from_config(s, &text, e);
 	}

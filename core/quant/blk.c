@@ -110,12 +110,6 @@ struct blk_run {
 	_Atomic uint64_t bad; /* first element at fault */
 };
 
-static void narrow16(const float *x, size_t n, enum ql_dtype t, uint16_t *out)
-{
-	for (size_t i = 0; i < n; i++)
-		out[i] = t == QL_BF16 ? ql_bf16_of_f32(x[i]) : ql_f16_of_f32(x[i]);
-}
-
 static void fault(struct blk_run *r, uint64_t element)
 {
 	uint64_t seen = atomic_load(&r->bad);
@@ -145,7 +139,7 @@ static void blk_segment(void *ctx, size_t i, int worker)
 	if (r->t == QL_F32)
 		memcpy(dst, x, n * 4);
 	else if (block == 1)
-		narrow16(x, n, r->t, (uint16_t *)(void *)dst);
+		r->ops->narrow(x, n, r->t, (uint16_t *)(void *)dst);
 	else
 		r->ops->blk_quant[r->t](x, n / block, r->importance == NULL ? NULL : r->importance + col, dst);
 	bad = first_bad_block(r->t, dst, n / block);

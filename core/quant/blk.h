@@ -23,16 +23,16 @@ bool ql_blk_known(enum ql_dtype t); /* is t one of the types above? */
  * give NaN or infinite values (see ql_blk_check).  QL_EINVAL: type; QL_ESHAPE: n not a multiple of the block. */
 int ql_blk_dequantize(enum ql_dtype t, const void *src, uint64_t n, float *dst, struct ql_err *e);
 
-/* For blocks read from a file: refuses a NaN or infinite scale (or value, for the plain types).  QL_EFORMAT with the index of the block in
- * e->offset; QL_EINVAL, QL_ESHAPE as above. */
+/* For blocks read from a file: refuses a NaN or infinite scale (or value, for the plain types).  QL_EFORMAT with the index
+ * of the block in e->offset; QL_EINVAL, QL_ESHAPE as above. */
 int ql_blk_check(enum ql_dtype t, const void *src, uint64_t n, struct ql_err *e);
 
 /* rows x cols fp32 to dst (rows * ql_dtype_bytes(t, cols) bytes).  cols is a multiple of the block.  importance, when
  * given, holds cols weights >= 0, one per column (e.g. mean squared activations): Q4_K, Q5_K and Q6_K then minimise
- * sum importance_i * sqrt(s2 + x_i^2) * (x_i - y_i)^2 (s2 = mean square of the super-block), never worse in that
- * measure than the plain quantiser; other quantised types refuse it with QL_EUNSUPPORTED.  F32/F16/BF16 ignore nothing:
- * they refuse it too.  QL_ENONFINITE: NaN, infinity, or a block whose f16 scale would overflow (F16: a value beyond
- * 65504 after rounding), index in e->offset ("element N"); QL_EINVAL, QL_ESHAPE.  dst is undefined on failure. */
+ * sum importance_i * sqrt(s2 + x_i^2) * (x_i - y_i)^2 (s2 = mean square of the super-block), never worse in that measure
+ * than the plain quantiser (method: blk_k.inc.h); every other type refuses it with QL_EUNSUPPORTED.  QL_ENONFINITE: NaN,
+ * infinity, a value of 1e9 and more (block types), or a block whose f16 scale or minimum overflows (F16, BF16: the value
+ * itself); index in e->offset ("element N").  QL_EINVAL, QL_ESHAPE.  dst is undefined on failure. */
 int ql_blk_quantize(enum ql_dtype t, const float *src, uint64_t rows, uint64_t cols, const float *importance, void *dst,
 		    struct ql_pool *pool, struct ql_err *e);
 

@@ -8,6 +8,7 @@
 #include "core/quant/blk_layout.h"
 
 #define FN(name) ql_blk_##name##_avx512
+#include "core/quant/blk_expand_lanes.inc.h"
 #include "core/quant/blk_dequant.inc.h"
 #include "core/quant/blk_simple.inc.h"
 #include "core/quant/blk_search_lanes.inc.h"

@@ -1,17 +1,30 @@
 /* blk_dequant.inc.h - GGUF blocks to fp32.  Included once per instruction set with FN(name) defined; plain loops that the
  * compiler turns into vectors.  Formulas at the head of blk.h, each product and sum rounded by itself. */
 
+/* Flips the bits `flip` of q[j] where bit j of qh is set: each bit is spread over a byte, a set one carries into the byte's
+ * top bit.  Flipping 0x10 adds 16 to a code 0..15; flipping 0xf0 adds 16 to one of -16..-1. */
+static inline void fifth_bits(const uint8_t qh[4], uint64_t flip, int8_t q[32])
+{
+	for (int k = 0; k < 4; k++) {
+		uint64_t spread = (qh[k] * 0x0101010101010101ull) & 0x8040201008040201ull, codes;
+
+		spread = (spread + 0x7f7f7f7f7f7f7f7full) >> 7 & 0x0101010101010101ull;
+		memcpy(&codes, q + 8 * k, 8);
+		codes ^= spread * flip;
+		memcpy(q + 8 * k, &codes, 8);
+	}
+}
+
 void FN(dq_q4_0)(const void *src, size_t n_blocks, float *restrict y)
 {
 	const struct blk_q4_0 *b = src;
 
 	for (size_t i = 0; i < n_blocks; i++, b++, y += 32) {
 		float d = ql_f32_of_f16(b->d);
+		int8_t q[32];
 
-		for (int j = 0; j < 16; j++) {
-			y[j] = (float)((b->qs[j] & 15) - 8) * d;
-			y[j + 16] = (float)((b->qs[j] >> 4) - 8) * d;
-		}
+		unpack32(b->qs, 8, q);
+		expand32(q, d, y);
 	}
 }
 
@@ -21,19 +34,11 @@ void FN(dq_q4_1)(const void *src, size_t n_blocks, float *restrict y)
 
 	for (size_t i = 0; i < n_blocks; i++, b++, y += 32) {
 		float d = ql_f32_of_f16(b->d), m = ql_f32_of_f16(b->m);
+		int8_t q[32];
 
-		for (int j = 0; j < 16; j++) {
-			y[j] = (float)(b->qs[j] & 15) * d + m;
-			y[j + 16] = (float)(b->qs[j] >> 4) * d + m;
-		}
+		unpack32(b->qs, 0, q);
+		expand32_add(q, d, m, y);
 	}
-}
-
-/* The fifth bits of a block as bytes 0 or 16. */
-static inline void fifth_bits(const uint8_t qh[4], uint8_t h[32])
-{
-	for (int j = 0; j < 32; j++)
-		h[j] = (uint8_t)((qh[j / 8] >> j % 8 & 1) << 4);
 }
 
 void FN(dq_q5_0)(const void *src, size_t n_blocks, float *restrict y)
@@ -42,13 +47,11 @@ void FN(dq_q5_0)(const void *src, size_t n_blocks, float *restrict y)
 
 	for (size_t i = 0; i < n_blocks; i++, b++, y += 32) {
 		float d = ql_f32_of_f16(b->d);
-		uint8_t h[32];
+		int8_t q[32];
 
-		fifth_bits(b->qh, h);
-		for (int j = 0; j < 16; j++) {
-			y[j] = (float)(((b->qs[j] & 15) | h[j]) - 16) * d;
-			y[j + 16] = (float)(((b->qs[j] >> 4) | h[j + 16]) - 16) * d;
-		}
+		unpack32(b->qs, 16, q);
+		fifth_bits(b->qh, 0xf0, q);
+		expand32(q, d, y);
 	}
 }
 
@@ -58,13 +61,11 @@ void FN(dq_q5_1)(const void *src, size_t n_blocks, float *restrict y)
 
 	for (size_t i = 0; i < n_blocks; i++, b++, y += 32) {
 		float d = ql_f32_of_f16(b->d), m = ql_f32_of_f16(b->m);
-		uint8_t h[32];
+		int8_t q[32];
 
-		fifth_bits(b->qh, h);
-		for (int j = 0; j < 16; j++) {
-			y[j] = (float)((b->qs[j] & 15) | h[j]) * d + m;
-			y[j + 16] = (float)((b->qs[j] >> 4) | h[j + 16]) * d + m;
-		}
+		unpack32(b->qs, 0, q);
+		fifth_bits(b->qh, 0x10, q);
+		expand32_add(q, d, m, y);
 	}
 }
 
@@ -75,8 +76,7 @@ void FN(dq_q8_0)(const void *src, size_t n_blocks, float *restrict y)
 	for (size_t i = 0; i < n_blocks; i++, b++, y += 32) {
 		float d = ql_f32_of_f16(b->d);
 
-		for (int j = 0; j < 32; j++)
-			y[j] = (float)b->qs[j] * d;
+		expand32(b->qs, d, y);
 	}
 }
 
@@ -159,16 +159,19 @@ void FN(dq_q6_k)(const void *src, size_t n_blocks, float *restrict y)
 		for (int half = 0; half < 2; half++, y += 128) {
 			const uint8_t *ql = b->ql + 64 * half, *qh = b->qh + 32 * half;
 			float a[8];
+			int8_t q[128];
 
 			for (int k = 0; k < 8; k++)
 				a[k] = d * (float)b->scales[8 * half + k];
-			for (int s = 0; s < 2; s++)
-				for (int l = 16 * s; l < 16 * s + 16; l++) {
-					y[l] = a[s] * (float)(((ql[l] & 15) | (qh[l] & 3) << 4) - 32);
-					y[l + 32] = a[2 + s] * (float)(((ql[l + 32] & 15) | (qh[l] >> 2 & 3) << 4) - 32);
-					y[l + 64] = a[4 + s] * (float)(((ql[l] >> 4) | (qh[l] >> 4 & 3) << 4) - 32);
-					y[l + 96] = a[6 + s] * (float)(((ql[l + 32] >> 4) | (qh[l] >> 6) << 4) - 32);
-				}
+			for (int l = 0; l < 32; l++) {
+				q[l] = (int8_t)(((ql[l] & 15) | (qh[l] & 3) << 4) - 32);
+				q[l + 32] = (int8_t)(((ql[l + 32] & 15) | (qh[l] >> 2 & 3) << 4) - 32);
+				q[l + 64] = (int8_t)(((ql[l] >> 4) | (qh[l] >> 4 & 3) << 4) - 32);
+				q[l + 96] = (int8_t)(((ql[l + 32] >> 4) | (qh[l] >> 6) << 4) - 32);
+			}
+			for (int k = 0; k < 8; k++)
+				for (int l = 16 * k; l < 16 * k + 16; l++)
+					y[l] = a[k] * (float)q[l];
 		}
 	}
 }

@@ -1,17 +1,19 @@
 /* blk_k.inc.h - fp32 to Q4_K, Q5_K, Q6_K and IQ4_NL.  Included once per instruction set, after one of the searches.
  *
- * Q4_K, Q5_K, per sub-block of 32: weights w = sqrt(sum x^2 / 32) + |x|; (scale, min) by search_asym with
- *   nmax 15, rmin -1, rdelta 0.1, 20 steps (Q5_K: 31, -0.5, 0.1, 15).  Super-block: d = max scale/63, dmin = max min/63 (f16);
+ * Q4_K, Q5_K, per sub-block of 32: weights w = sqrt(sum x^2 / 32) + |x|; (scale, min) by search_asym with nmax 15,
+ *   rmin -1, rdelta 0.1, 20 steps (Q5_K: 31, -0.5, 0.1, 15).  Super-block: d = max scale/63, dmin = max min/63 (f16);
  *   s_j = min(63, near(scale_j * (63/max scale))), m_j alike; then with the f16-rounded d, dmin
  *   q = clamp(near((x + dmin*m_j) / (d*s_j)), 0, nmax), left as the search found it where d*s_j = 0.
  * Q6_K, per sub-block of 16: scale by search_sym with weights x^2; the scale of largest magnitude M gives i = -128/M,
- *   d = f16(1/i), s_j = min(127, near(i * scale_j)), q = clamp(near(x/(d*s_j)), -32, 31) + 32.  All |scale| < 1e-15: zero bytes.
+ *   d = f16(1/i), s_j = min(127, near(i * scale_j)), q = clamp(near(x/(d*s_j)), -32, 31) + 32; if all |scale| < 1e-15,
+ *   zero bytes.
  * IQ4_NL: scale s by search_iq4, d = f16(s), codes = nearest level of x * (1/s).
  * (ggml-quants.c quantize_row_q4_K_ref, _q5_K_ref, _q6_K_ref, quantize_iq4_nl.)
  *
- * With importance v_i (ours): w_i = v_i * sqrt(s2 + x_i^2), s2 the mean square of the super-block, in a finer search; then, with d
- * and dmin fixed, each sub-block tries the neighbouring scale and min (+-1, three times; Q6_K: +-2, once) and keeps the pair of least weighted error; finally the
- * plain result takes over if its weighted error is smaller, so importance never makes that error worse. */
+ * With importance v_i (our own): w_i = v_i * sqrt(s2 + x_i^2), s2 the mean square of the super-block, in a finer search
+ * (40 steps of 0.05 from -1); then, with d and dmin fixed, each sub-block tries the neighbouring scales and mins (+-1, three
+ * times over; Q6_K: scales +-2, once) and keeps the pair of least weighted error; finally the plain result takes over if
+ * its weighted error is smaller.  So importance never makes that error worse. */
 
 #define K_MAX 256 /* elements of a super-block */
 

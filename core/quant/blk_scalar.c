@@ -7,6 +7,7 @@
 #include "core/quant/blk_layout.h"
 
 #define FN(name) ql_blk_##name##_scalar
+#include "core/quant/blk_expand_ref.inc.h"
 #include "core/quant/blk_dequant.inc.h"
 #include "core/quant/blk_simple.inc.h"
 #include "core/quant/blk_search_ref.inc.h"

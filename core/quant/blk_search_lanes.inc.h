@@ -1,4 +1,4 @@
-/* blk_search_lanes.inc.h - the searches of blk_search_ref.inc.h with eight sub-blocks in the lanes of a 256-bit vector (AVX2).
+/* blk_search_lanes.inc.h - the searches of blk_search_ref.inc.h, eight sub-blocks in the lanes of one 256-bit vector.
  *
  * The data is transposed first: element i of all eight sub-blocks is one vector.  Each lane then does exactly the scalar
  * steps in the scalar order; branches become blends.  Multiplications and additions are never fused. */

@@ -2,7 +2,7 @@
  *
  * search_asym: 8 sub-blocks of 32; finds scale and min (stored as its negative) of codes 0..nmax that approximate x under
  *   weights w (ggml-quants.c make_qkx2_quants).  Sums run in index order in fp32; products associate to the left.
- * search_sym: 16 sub-blocks of 16; signed codes -nmax..nmax-1, stored + nmax (make_qx_quants with squared-x or given weights).
+ * search_sym: 16 sub-blocks of 16; signed codes -32..31, stored + 32, under weights w (make_qx_quants).
  * search_iq4: groups blocks of 32; the scale of the IQ4_NL code book (quantize_iq4_nl). */
 
 static float asym_try(const float *x, float iscale, float mn, float top, uint8_t *l, const float *w, float sums[3])

@@ -6,8 +6,8 @@
  *   Q4_1  d = (max-min)/15, m = min, q = min(15, trunc((x-min)*id + 0.5))
  *   Q5_1  d = (max-min)/31, q = min(31, trunc((x-min)*id + 0.5))
  *   Q8_0  d = max|x|/127, q = x*id rounded half away from zero
- * fp32 throughout; codes use the fp32 d, the block stores its f16 rounding (ggml-quants.c quantize_row_*_ref).  Where d is so
- * small that 1/d overflows, id is taken as 0: the stored f16 scale is 0 in any case. */
+ * fp32 throughout; codes use the fp32 d, the block stores its f16 rounding (ggml-quants.c quantize_row_*_ref).  Where d is
+ * so small that 1/d overflows, id is taken as 0: the stored f16 scale is 0 in any case. */
 
 static inline float recip(float d)
 {

@@ -102,20 +102,23 @@ void ql_int8_dequantize(const int8_t *codes, const float *scale, uint32_t blocks
 
 float ql_dyn8_encode_block(bool is_signed, const float *x, uint32_t n, uint8_t *codes)
 {
-	const float *mid = ql_dynamic_mid(is_signed), *map = is_signed ? ql_dynamic_map_signed() : NULL;
+	const struct ql_dynamic *find = ql_dynamic_of(is_signed);
 	uint32_t bits = ql_quant_ops_best()->absmax_bits(x, n);
 	float top;
 
 	memcpy(&top, &bits, 4);
+	if (top == 0.0f) {
+		memset(codes, is_signed ? 127 : 0, n);
+		return top;
+	}
 	for (uint32_t i = 0; i < n; i++) {
-		float v = top > 0.0f ? x[i] / top : 0.0f;
-		uint8_t c = ql_dynamic_code(mid, v);
+		unsigned c = ql_dynamic_code(find, x[i] / top);
 
-		if (map != NULL && x[i] < 0.0f && map[c] >= 0.0f)
-			c--;
-		else if (map != NULL && x[i] > 0.0f && map[c] < 0.0f)
-			c++;
-		codes[i] = c;
+		if (is_signed) { /* 127 is the map's zero; no branch, the signs are random */
+			c -= (unsigned)(x[i] < 0.0f) & (unsigned)(c >= 127);
+			c += (unsigned)(x[i] > 0.0f) & (unsigned)(c < 127);
+		}
+		codes[i] = (uint8_t)c;
 	}
 	return top;
 }

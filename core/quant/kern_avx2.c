@@ -42,6 +42,32 @@ static void k_widen(const void *src, enum ql_dtype t, size_t n, float *dst)
 	}
 }
 
+/* bf16 bits of finite values, one in each 32-bit lane. */
+static inline __m256i bf16_bits(__m256 v)
+{
+	__m256i u = _mm256_castps_si256(v), odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+
+	return _mm256_srli_epi32(_mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+}
+
+static void k_narrow(const float *x, size_t n, enum ql_dtype t, uint16_t *dst)
+{
+	size_t i = 0;
+
+	for (; i + 16 <= n; i += 16) {
+		__m256 a = _mm256_loadu_ps(x + i), b = _mm256_loadu_ps(x + i + 8);
+		__m256i v;
+
+		if (t == QL_BF16)
+			v = _mm256_permute4x64_epi64(_mm256_packus_epi32(bf16_bits(a), bf16_bits(b)), 0xd8);
+		else
+			v = _mm256_set_m128i(_mm256_cvtps_ph(b, 0), _mm256_cvtps_ph(a, 0));
+		_mm256_storeu_si256((__m256i *)(dst + i), v);
+	}
+	for (; i < n; i++)
+		dst[i] = t == QL_BF16 ? ql_bf16_of_f32(x[i]) : ql_f16_of_f32(x[i]);
+}
+
 static uint32_t k_absmax_bits(const float *x, size_t n)
 {
 	const __m256i mask = _mm256_set1_epi32(0x7fffffff);
@@ -94,23 +120,31 @@ static void k_minmax(const float *x, size_t n, float *mn, float *mx)
 	}
 }
 
-/* Thresholds laid out for the search. */
-struct search {
+/* A code book laid out for the search. */
+typedef struct {
 	__m256 t7, t3, t11, level3, level4;
-};
+	__m256i map;
+	const struct ql_q4_book *book;
+} k_book;
 
-static inline void search_init(struct search *s, const float t[15])
+static inline k_book k_book_of(const struct ql_q4_book *b)
 {
-	s->t7 = _mm256_set1_ps(t[7]);
-	s->t3 = _mm256_set1_ps(t[3]);
-	s->t11 = _mm256_set1_ps(t[11]);
-	/* entry (-k & 3) is thr[1 + 4k]; entry (-k & 7) is thr[2k] */
-	s->level3 = _mm256_setr_ps(t[1], t[13], t[9], t[5], t[1], t[13], t[9], t[5]);
-	s->level4 = _mm256_setr_ps(t[0], t[14], t[12], t[10], t[8], t[6], t[4], t[2]);
+	const float *t = b->thr;
+
+	return (k_book){
+		.t7 = _mm256_set1_ps(t[7]),
+		.t3 = _mm256_set1_ps(t[3]),
+		.t11 = _mm256_set1_ps(t[11]),
+		/* entry (-k & 3) is thr[1 + 4k]; entry (-k & 7) is thr[2k] */
+		.level3 = _mm256_setr_ps(t[1], t[13], t[9], t[5], t[1], t[13], t[9], t[5]),
+		.level4 = _mm256_setr_ps(t[0], t[14], t[12], t[10], t[8], t[6], t[4], t[2]),
+		.map = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)b->map)),
+		.book = b,
+	};
 }
 
 /* Minus the number of thresholds below v. */
-static inline __m256i search8(const struct search *s, __m256 v)
+static inline __m256i search8(const k_book *s, __m256 v)
 {
 	__m256 m1 = _mm256_cmp_ps(v, s->t7, _CMP_GT_OQ);
 	__m256 m2 = _mm256_cmp_ps(v, _mm256_blendv_ps(s->t3, s->t11, m1), _CMP_GT_OQ);
@@ -151,28 +185,25 @@ static uint8_t code_of(const struct ql_q4_book *b, float v)
 	return b->map[order];
 }
 
-static void k_encode(const struct ql_q4_book *b, const float *x, size_t n, float c, float r, uint8_t *out)
+static inline void k_encode(const k_book *b, const float *x, size_t n, float c, float r, uint8_t *out)
 {
-	const __m256i map = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)b->map));
 	const __m256 vc = _mm256_set1_ps(c), vr = _mm256_set1_ps(r);
-	struct search s;
 	size_t i = 0;
 
-	search_init(&s, b->thr);
 	for (; i + 32 <= n; i += 32) {
 		__m256i q[4], p;
 
 		for (int k = 0; k < 4; k++) {
 			__m256 v = _mm256_loadu_ps(x + i + 8 * k);
 
-			q[k] = search8(&s, _mm256_mul_ps(_mm256_sub_ps(v, vc), vr));
+			q[k] = search8(b, _mm256_mul_ps(_mm256_sub_ps(v, vc), vr));
 		}
 		p = _mm256_abs_epi8(pack32(q[0], q[1], q[2], q[3]));
-		store_nibbles(_mm256_shuffle_epi8(map, p), out + i / 2);
+		store_nibbles(_mm256_shuffle_epi8(b->map, p), out + i / 2);
 	}
 	for (; i < n; i += 2) {
-		uint8_t hi = code_of(b, (x[i] - c) * r);
-		uint8_t lo = i + 1 < n ? code_of(b, (x[i + 1] - c) * r) : b->zero;
+		uint8_t hi = code_of(b->book, (x[i] - c) * r);
+		uint8_t lo = i + 1 < n ? code_of(b->book, (x[i + 1] - c) * r) : b->book->zero;
 
 		out[i / 2] = (uint8_t)(hi << 4 | lo);
 	}
@@ -269,6 +300,15 @@ static void k_decode_h16(const uint16_t lut[16], const uint8_t *codes, size_t n,
 		dst[i] = lut[i % 2 == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15];
 }
 
+/* The same for any value: a NaN is made quiet. */
+static inline __m256i bf16_or_nan(__m256 v)
+{
+	__m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+	__m256i quiet = _mm256_or_si256(_mm256_srli_epi32(_mm256_castps_si256(v), 16), _mm256_set1_epi32(0x40));
+
+	return _mm256_blendv_epi8(bf16_bits(v), quiet, nan);
+}
+
 static void k_narrow16(const float lut[16], enum ql_dtype t, uint16_t half[16])
 {
 	if (t == QL_F16) {
@@ -276,8 +316,9 @@ static void k_narrow16(const float lut[16], enum ql_dtype t, uint16_t half[16])
 			_mm_store_si128((__m128i *)(half + k), _mm256_cvtps_ph(_mm256_load_ps(lut + k), 0));
 		return;
 	}
-	for (int k = 0; k < 16; k++)
-		half[k] = ql_bf16_of_f32(lut[k]);
+	__m256i a = bf16_or_nan(_mm256_load_ps(lut)), b = bf16_or_nan(_mm256_load_ps(lut + 8));
+
+	_mm256_store_si256((__m256i *)half, _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xd8));
 }
 
 static void k_fence(bool stream)
@@ -320,6 +361,7 @@ const struct ql_quant_ops ql_quant_ops_avx2 = {
 	.q4_dequant_f32 = k_q4_dequant_f32,
 	.q4_dequant_h16 = k_q4_dequant_h16,
 	.widen = k_widen,
+	.narrow = k_narrow,
 	.absmax_bits = k_absmax_bits,
 	.int8_encode = k_int8_encode,
 	QL_BLK_TABLE(avx2),

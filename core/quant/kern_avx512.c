@@ -8,7 +8,7 @@
 #include "core/quant/blk_impl.h"
 #include "core/quant/kernels.h"
 
-static inline __mmask16 first16(size_t n) { return n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1); }
+static inline __mmask16 first16(size_t n) { return (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1); }
 
 static void k_widen(const void *src, enum ql_dtype t, size_t n, float *dst)
 {
@@ -25,6 +25,22 @@ static void k_widen(const void *src, enum ql_dtype t, size_t n, float *dst)
 					  _mm512_cvtph_ps(w);
 
 		_mm512_mask_storeu_ps(dst + i, m, v);
+	}
+}
+
+static void k_narrow(const float *x, size_t n, enum ql_dtype t, uint16_t *dst)
+{
+	const __m512i one = _mm512_set1_epi32(1), half = _mm512_set1_epi32(0x7fff);
+
+	for (size_t i = 0; i < n; i += 16) {
+		__mmask16 m = first16(n - i);
+		__m512 v = _mm512_maskz_loadu_ps(m, x + i);
+		__m512i u = _mm512_castps_si512(v), odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), one);
+		__m256i h = _mm512_cvtps_ph(v, 0);
+
+		if (t == QL_BF16)
+			h = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(odd, half)), 16));
+		_mm256_mask_storeu_epi16(dst + i, m, h);
 	}
 }
 
@@ -51,6 +67,21 @@ static void k_minmax(const float *x, size_t n, float *mn, float *mx)
 	}
 	*mn = _mm512_reduce_min_ps(lo);
 	*mx = _mm512_reduce_max_ps(hi);
+}
+
+typedef struct {
+	__m512 thr;
+	__m256i map;
+	char zero;
+} k_book;
+
+static inline k_book k_book_of(const struct ql_q4_book *b)
+{
+	return (k_book){
+		.thr = _mm512_maskz_loadu_ps(0x7fff, b->thr),
+		.map = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)b->map)),
+		.zero = (char)b->zero,
+	};
 }
 
 /* Number of thresholds below v; thr[15] is never consulted. */
@@ -82,10 +113,9 @@ static inline __m256i join(__m512i a, __m512i b)
 	return _mm256_set_m128i(_mm512_cvtepi32_epi8(b), _mm512_cvtepi32_epi8(a));
 }
 
-static void k_encode(const struct ql_q4_book *b, const float *x, size_t n, float c, float r, uint8_t *out)
+static inline void k_encode(const k_book *b, const float *x, size_t n, float c, float r, uint8_t *out)
 {
-	const __m256i map = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)b->map));
-	const __m512 thr = _mm512_maskz_loadu_ps(0x7fff, b->thr), vc = _mm512_set1_ps(c), vr = _mm512_set1_ps(r);
+	const __m512 thr = b->thr, vc = _mm512_set1_ps(c), vr = _mm512_set1_ps(r);
 
 	for (size_t i = 0; i < n; i += 32) {
 		size_t left = n - i < 32 ? n - i : 32;
@@ -93,10 +123,10 @@ static void k_encode(const struct ql_q4_book *b, const float *x, size_t n, float
 		__m512 w = _mm512_maskz_loadu_ps(left > 16 ? first16(left - 16) : 0, x + i + 16);
 		__m512i p = search16(thr, _mm512_mul_ps(_mm512_sub_ps(v, vc), vr));
 		__m512i q = search16(thr, _mm512_mul_ps(_mm512_sub_ps(w, vc), vr));
-		__m256i codes = _mm256_shuffle_epi8(map, join(p, q));
+		__m256i codes = _mm256_shuffle_epi8(b->map, join(p, q));
 
 		if (left < 32) /* the odd last nibble */
-			codes = _mm256_mask_mov_epi8(_mm256_set1_epi8((char)b->zero), (__mmask32)((1u << left) - 1), codes);
+			codes = _mm256_mask_mov_epi8(_mm256_set1_epi8(b->zero), (__mmask32)((1u << left) - 1), codes);
 		store_nibbles(codes, left, out + i / 2);
 	}
 }
@@ -202,6 +232,7 @@ const struct ql_quant_ops ql_quant_ops_avx512 = {
 	.q4_dequant_f32 = k_q4_dequant_f32,
 	.q4_dequant_h16 = k_q4_dequant_h16,
 	.widen = k_widen,
+	.narrow = k_narrow,
 	.absmax_bits = k_absmax_bits,
 	.int8_encode = k_int8_encode,
 	QL_BLK_TABLE(avx512),

@@ -17,6 +17,12 @@ static void k_widen(const void *src, enum ql_dtype t, size_t n, float *dst)
 			dst[i] = t == QL_BF16 ? ql_f32_of_bf16(h[i]) : ql_f32_of_f16(h[i]);
 }
 
+static void k_narrow(const float *x, size_t n, enum ql_dtype t, uint16_t *dst)
+{
+	for (size_t i = 0; i < n; i++)
+		dst[i] = t == QL_BF16 ? ql_bf16_of_f32(x[i]) : ql_f16_of_f32(x[i]);
+}
+
 static uint32_t k_absmax_bits(const float *x, size_t n)
 {
 	uint32_t top = 0;
@@ -39,6 +45,10 @@ static void k_minmax(const float *x, size_t n, float *mn, float *mx)
 	}
 }
 
+typedef struct ql_q4_book k_book;
+
+static k_book k_book_of(const struct ql_q4_book *b) { return *b; }
+
 static uint8_t code_of(const struct ql_q4_book *b, float v)
 {
 	int order = 0;
@@ -48,7 +58,7 @@ static uint8_t code_of(const struct ql_q4_book *b, float v)
 	return b->map[order];
 }
 
-static void k_encode(const struct ql_q4_book *b, const float *x, size_t n, float c, float r, uint8_t *out)
+static void k_encode(const k_book *b, const float *x, size_t n, float c, float r, uint8_t *out)
 {
 	for (size_t i = 0; i < n; i += 2) {
 		uint8_t hi = code_of(b, (x[i] - c) * r);
@@ -116,6 +126,7 @@ const struct ql_quant_ops ql_quant_ops_scalar = {
 	.q4_dequant_f32 = k_q4_dequant_f32,
 	.q4_dequant_h16 = k_q4_dequant_h16,
 	.widen = k_widen,
+	.narrow = k_narrow,
 	.absmax_bits = k_absmax_bits,
 	.int8_encode = k_int8_encode,
 	QL_BLK_TABLE(scalar),

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "core/base/dtype.h"
 
@@ -56,6 +57,7 @@ struct ql_quant_ops {
 	void (*q4_dequant_f32)(const struct ql_q4_read *r, float *dst);
 	void (*q4_dequant_h16)(const struct ql_q4_read *r, uint16_t *dst, enum ql_dtype t);
 	void (*widen)(const void *src, enum ql_dtype t, size_t n, float *dst); /* exact */
+	void (*narrow)(const float *x, size_t n, enum ql_dtype t, uint16_t *dst); /* to BF16 or F16, RNE; finite x */
 	uint32_t (*absmax_bits)(const float *x, size_t n);			/* max of bits & 0x7fffffff */
 	void (*int8_encode)(const float *x, size_t n, float r, int8_t *q);	/* clamp(rint(x*r), ±127) */
 	/* Whole blocks of one GGUF type; NULL for types that are none. */
@@ -76,17 +78,27 @@ extern const struct ql_quant_ops ql_quant_ops_avx2, ql_quant_ops_avx512;
 
 const struct ql_q4_book *ql_q4_book_of(enum ql_dtype kind); /* NULL for other types */
 
-/* Midpoints of a dynamic map: mid[k] = (map[k] + map[k+1])/2 for k < 255, mid[255] = infinity. */
-const float *ql_dynamic_mid(bool is_signed);
+/* The code of a dynamic map: the number of its 255 midpoints strictly below x.  The upper bits of x (sign, exponent, 7 bits
+ * of mantissa) name a cell narrow enough to hold one midpoint at most, so one comparison settles the code. */
+#define QL_CELLS 2818		      /* of one sign: below 2^-22, 22 binades of 128, 1 and above */
+#define QL_CELL_FIRST ((127u - 22) << 7) /* upper bits of 2^-22 */
+struct ql_dynamic {
+	float mid[256];		   /* (map[k] + map[k+1])/2, then infinity */
+	uint8_t code[2][QL_CELLS]; /* [sign][cell]: code of the least value of the cell */
+};
+const struct ql_dynamic *ql_dynamic_of(bool is_signed);
 
-/* Number of the 255 midpoints strictly below x. */
-static inline uint8_t ql_dynamic_code(const float mid[256], float x)
+static inline uint8_t ql_dynamic_code(const struct ql_dynamic *d, float x)
 {
-	unsigned lo = 0;
+	uint32_t u, cell;
+	uint8_t c;
 
-	for (unsigned step = 128; step != 0; step >>= 1)
-		lo += x > mid[lo + step - 1] ? step : 0;
-	return (uint8_t)lo;
+	memcpy(&u, &x, 4);
+	cell = (u & 0x7fffffffu) >> 16;
+	cell = cell < QL_CELL_FIRST ? 0 : cell - QL_CELL_FIRST + 1;
+	cell = cell < QL_CELLS - 1 ? cell : QL_CELLS - 1;
+	c = d->code[u >> 31][cell];
+	return (uint8_t)(c + (x > d->mid[c]));
 }
 
 #endif

@@ -12,7 +12,7 @@
 
 bool ql_nested_encode(const float *a, uint64_t m, uint32_t blocksize, uint8_t *q, float *absmax, float *offset)
 {
-	const float *mid = ql_dynamic_mid(true);
+	const struct ql_dynamic *map = ql_dynamic_of(true);
 	double sum = 0.0;
 	float mean;
 
@@ -34,7 +34,7 @@ bool ql_nested_encode(const float *a, uint64_t m, uint32_t blocksize, uint8_t *q
 		absmax[block] = top;
 		r = 1.0f / (top > QL_SCALE_FLOOR ? top : QL_SCALE_FLOOR);
 		for (uint64_t i = at; i < end; i++)
-			q[i] = ql_dynamic_code(mid, (a[i] - mean) * r);
+			q[i] = ql_dynamic_code(map, (a[i] - mean) * r);
 	}
 	return true;
 }

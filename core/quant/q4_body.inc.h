@@ -4,7 +4,8 @@
  *   k_widen(src, t, n, dst)            exact widening of F16/BF16
  *   k_absmax_bits(x, n)                max of the bits of |x|, so that NaN and infinity show
  *   k_minmax(x, n, &mn, &mx)           for finite x; the sign of a zero result is not defined
- *   k_encode(book, x, n, c, r, out)    codes of (x - c) * r
+ *   k_book, k_book_of(book)            a code book in the form k_encode likes
+ *   k_encode(&kbook, x, n, c, r, out)  codes of (x - c) * r
  *   k_encode_range(x, n, c, r, out)    codes clamp(rint((x - c) * r), 0, 15)
  *   k_decode_f32(lut, codes, n, dst, stream), k_decode_h16(lut, codes, n, dst, stream)
  * A block is read once from memory: what the second pass over it reads lies in the first-level cache (one row of a
@@ -59,6 +60,7 @@ static bool frame_of(enum ql_q4_mode mode, uint32_t bits, float mn, float mx, st
 static uint64_t k_q4_quant(const struct ql_q4_job *j)
 {
 	_Alignas(64) float buf[PIECE];
+	const k_book book = k_book_of(j->book);
 	uint64_t block = 0;
 
 	for (uint64_t at = 0; at < j->n; at += j->blocksize, block++) {
@@ -91,7 +93,7 @@ static uint64_t k_q4_quant(const struct ql_q4_job *j)
 			if (j->mode == QL_Q4_RANGE)
 				k_encode_range(x, n, f.zero, f.recip, j->codes + (at + p) / 2);
 			else
-				k_encode(j->book, x, n, f.zero, f.recip, j->codes + (at + p) / 2);
+				k_encode(&book, x, n, f.zero, f.recip, j->codes + (at + p) / 2);
 		}
 	}
 	return UINT64_MAX;

@@ -93,7 +93,8 @@ const struct ql_q4_book *ql_q4_book_of(enum ql_dtype kind)
 /* ---- dynamic maps ---- */
 
 static pthread_once_t maps_once = PTHREAD_ONCE_INIT;
-static float maps[2][256], mids[2][256]; /* [0] unsigned, [1] signed; written once, then read only */
+static float maps[2][256]; /* [0] unsigned, [1] signed; written once, then read only */
+static struct ql_dynamic finders[2];
 
 static int by_value(const void *a, const void *b)
 {
@@ -130,10 +131,36 @@ static void map_make(bool is_signed, float map[256], float mid[256])
 	mid[255] = INFINITY;
 }
 
+static float float_of(uint32_t u)
+{
+	float f;
+
+	memcpy(&f, &u, 4);
+	return f;
+}
+
+/* The cells: for each sign and cell the number of midpoints below its least value. */
+static void cells_make(struct ql_dynamic *d)
+{
+	for (uint32_t sign = 0; sign < 2; sign++)
+		for (uint32_t cell = 0; cell < QL_CELLS; cell++) {
+			uint32_t low = cell == 0 ? 0 : (QL_CELL_FIRST + cell - 1) << 16;
+			uint32_t high = cell == QL_CELLS - 1 ? QL_BITS_INF : ((QL_CELL_FIRST + cell) << 16) - 1;
+			float least = sign ? -float_of(high) : float_of(low);
+			int count = 0;
+
+			while (least > d->mid[count])
+				count++;
+			d->code[sign][cell] = (uint8_t)count;
+		}
+}
+
 static void maps_make(void)
 {
-	map_make(false, maps[0], mids[0]);
-	map_make(true, maps[1], mids[1]);
+	for (int k = 0; k < 2; k++) {
+		map_make(k != 0, maps[k], finders[k].mid);
+		cells_make(&finders[k]);
+	}
 }
 
 const float *ql_dynamic_map_signed(void)
@@ -148,8 +175,8 @@ const float *ql_dynamic_map_unsigned(void)
 	return maps[0];
 }
 
-const float *ql_dynamic_mid(bool is_signed)
+const struct ql_dynamic *ql_dynamic_of(bool is_signed)
 {
 	(void)pthread_once(&maps_once, maps_make);
-	return mids[is_signed];
+	return &finders[is_signed];
 }

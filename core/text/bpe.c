@@ -22,7 +22,7 @@ static inline uint64_t load(const char *p, size_t n)
 }
 
 /* Multiply-and-fold over 8-byte words; short texts are two overlapping loads. */
-static inline uint32_t hash_text(const char *p, size_t len)
+uint32_t ql_bpe_hash(const char *p, size_t len)
 {
 	uint64_t h = K1 ^ len, v;
 
@@ -47,7 +47,7 @@ uint32_t ql_bpe_find(const struct ql_bpe *b, const char *p, size_t len)
 
 	if (len == 0 || len > b->longest)
 		return QL_BPE_NONE;
-	h = hash_text(p, len);
+	h = ql_bpe_hash(p, len);
 	for (i = h & b->map_mask; b->map[i].id != QL_BPE_NONE; i = (i + 1) & b->map_mask) {
 		const char *q = b->blob + b->off[b->map[i].id];
 
@@ -65,7 +65,7 @@ static int map_insert(struct ql_bpe *b, uint32_t id, struct ql_err *e)
 
 	if (len == 0 || ql_bpe_find(b, p, len) != QL_BPE_NONE)
 		return QL_OK;
-	h = hash_text(p, len);
+	h = ql_bpe_hash(p, len);
 	for (i = h & b->map_mask; b->map[i].id != QL_BPE_NONE; i = (i + 1) & b->map_mask)
 		if (++probes > PROBES_MAX)
 			return ql_err_param(e, QL_ELIMIT, "vocabulary", "token %u: too many hash collisions", id);
@@ -192,22 +192,23 @@ int ql_bpe_merge_add(struct ql_bpe *b, uint32_t left, uint32_t right, uint32_t r
 	return QL_OK;
 }
 
-static int finish_ascii(struct ql_bpe *b)
+static void find_characters(struct ql_bpe *b)
 {
 	for (int c = 0; c < 128; c++) {
 		char ch = (char)c;
 
 		b->ascii[c] = ql_bpe_find(b, &ch, 1);
 	}
-	return QL_OK;
+	b->meta = ql_bpe_find(b, "\xe2\x96\x81", 3);
 }
 
 int ql_bpe_finish(struct ql_bpe *b, struct ql_err *e)
 {
 	struct ql_bpe_work w = {0};
 	struct ql_ids ids = {0};
-	int rc = finish_ascii(b);
+	int rc = QL_OK;
 
+	find_characters(b);
 	for (uint32_t i = 0; rc == QL_OK && i < b->n; i++) {
 		size_t len;
 		const char *p = ql_bpe_text(b, i, &len);

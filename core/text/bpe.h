@@ -50,15 +50,28 @@ struct ql_bpe {
 	uint32_t merges_mask, n_merges;
 	int merges_shift;
 	uint32_t ascii[128]; /* characters: symbol of each ASCII character */
+	uint32_t meta;       /* and of U+2581 */
 };
 
-/* Working memory of one thread; zero-initialise, free with ql_bpe_work_free. */
+/* What a short piece gave: texts repeat their words, and the vocabulary is larger than the processor's caches. */
+enum { QL_BPE_CACHE = 2048, QL_BPE_CACHED_BYTES = 72, QL_BPE_CACHED_IDS = 10 };
+struct ql_bpe_cached {
+	uint8_t len; /* 0 = free */
+	uint8_t n;
+	uint8_t start[QL_BPE_CACHED_IDS];
+	char text[QL_BPE_CACHED_BYTES];
+	int32_t ids[QL_BPE_CACHED_IDS];
+};
+
+/* Working memory of one thread and one tokenizer; zero-initialise, free with ql_bpe_work_free. */
 struct ql_bpe_work {
+	struct ql_bpe_cached *cache; /* QL_BPE_CACHE entries, or NULL: none */
 	struct ql_bpe_sym *sym;
 	size_t sym_cap;
 	uint64_t *heap;
 	size_t heap_cap;
 };
+void ql_bpe_work_cache(struct ql_bpe_work *w); /* asks for the cache; worth it from a few KiB of text on */
 void ql_bpe_work_free(struct ql_bpe_work *w);
 
 /* Copies the texts (tokens[i].p NULL or len 0: id i has no text here and is never found).  Of equal texts the lowest id is
@@ -72,10 +85,11 @@ int ql_bpe_merge_add(struct ql_bpe *b, uint32_t left, uint32_t right, uint32_t r
 		     struct ql_err *e);
 /* All merges of a SentencePiece vocabulary; scores of the n ids. */
 int ql_bpe_merges_from_scores(struct ql_bpe *b, const float *scores, struct ql_err *e);
-/* Fills ascii and whole; call last. */
+/* Fills ascii, meta and whole; call last. */
 int ql_bpe_finish(struct ql_bpe *b, struct ql_err *e);
 void ql_bpe_free(struct ql_bpe *b);
 
+uint32_t ql_bpe_hash(const char *p, size_t len);
 /* The symbol with exactly this text, or QL_BPE_NONE. */
 uint32_t ql_bpe_find(const struct ql_bpe *b, const char *p, size_t len);
 static inline const char *ql_bpe_text(const struct ql_bpe *b, uint32_t id, size_t *len)

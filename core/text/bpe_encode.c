@@ -19,9 +19,16 @@ struct ql_bpe_sym {
 
 void ql_bpe_work_free(struct ql_bpe_work *w)
 {
+	free(w->cache);
 	free(w->sym);
 	free(w->heap);
 	*w = (struct ql_bpe_work){0};
+}
+
+void ql_bpe_work_cache(struct ql_bpe_work *w)
+{
+	if (w->cache == NULL)
+		w->cache = calloc(QL_BPE_CACHE, sizeof *w->cache);
 }
 
 static int grow(void **p, size_t *cap, size_t need, size_t size, struct ql_err *e)
@@ -94,7 +101,12 @@ static size_t cut_symbols(const struct ql_bpe *b, struct ql_bpe_sym *s, const ch
 			id = b->byte_id[c] < 0 ? QL_BPE_NONE : (uint32_t)b->byte_id[c];
 		} else {
 			step = char_len(text + i, text + len);
-			id = c < 0x80 ? b->ascii[c] : ql_bpe_find(b, text + i, step);
+			if (c < 0x80)
+				id = b->ascii[c];
+			else if (c == 0xe2 && step == 3 && memcmp(text + i, "\xe2\x96\x81", 3) == 0)
+				id = b->meta;
+			else
+				id = ql_bpe_find(b, text + i, step);
 		}
 		if (id == QL_BPE_NONE)
 			n = unknown_symbols(b, s, n, text, i, step, &unk_end);
@@ -235,8 +247,8 @@ static int emit_unknown(const struct ql_bpe *b, const char *text, size_t start, 
 	return rc;
 }
 
-int ql_bpe_encode(const struct ql_bpe *b, struct ql_bpe_work *w, const char *text, size_t len, const uint32_t *map,
-		  uint32_t base, struct ql_ids *out, struct ql_err *e)
+static int encode_new(const struct ql_bpe *b, struct ql_bpe_work *w, const char *text, size_t len, const uint32_t *map,
+		      uint32_t base, struct ql_ids *out, struct ql_err *e)
 {
 	uint32_t id = ql_bpe_find(b, text, len);
 	size_t n;
@@ -270,4 +282,45 @@ int ql_bpe_encode(const struct ql_bpe *b, struct ql_bpe_work *w, const char *tex
 			rc = emit_unknown(b, text, s->start, i + 1 < n ? w->sym[i + 1].start : len, map, base, out);
 	}
 	return rc == QL_OK ? rc : ql_err_set(e, rc, "no memory for the token ids");
+}
+
+/* Keeps what encode_new appended from out[first] on; begin is a place in the piece there. */
+static void remember(struct ql_bpe_cached *c, const char *text, size_t len, const struct ql_ids *out, size_t first)
+{
+	size_t n = out->n - first;
+
+	if (n > QL_BPE_CACHED_IDS)
+		return;
+	c->len = (uint8_t)len;
+	c->n = (uint8_t)n;
+	memcpy(c->text, text, len);
+	for (size_t i = 0; i < n; i++) {
+		c->ids[i] = out->ids[first + i];
+		c->start[i] = (uint8_t)out->begin[first + i];
+	}
+}
+
+int ql_bpe_encode(const struct ql_bpe *b, struct ql_bpe_work *w, const char *text, size_t len, const uint32_t *map,
+		  uint32_t base, struct ql_ids *out, struct ql_err *e)
+{
+	struct ql_bpe_cached *c;
+	size_t first = out->n;
+	int rc = QL_OK;
+
+	if (w->cache == NULL || len > QL_BPE_CACHED_BYTES)
+		return encode_new(b, w, text, len, map, base, out, e);
+	c = &w->cache[ql_bpe_hash(text, len) % QL_BPE_CACHE];
+	if (c->len == len && memcmp(c->text, text, len) == 0) {
+		for (size_t i = 0; rc == QL_OK && i < c->n; i++)
+			rc = ql_ids_push(out, c->ids[i], begin_of(map, base, c->start[i]));
+		return rc == QL_OK ? rc : ql_err_set(e, rc, "no memory for the token ids");
+	}
+	/* places in the piece first, so that they can be kept; then offsets */
+	rc = encode_new(b, w, text, len, NULL, 0, out, e);
+	if (rc != QL_OK)
+		return rc;
+	remember(c, text, len, out, first);
+	for (size_t i = first; i < out->n; i++)
+		out->begin[i] = begin_of(map, base, out->begin[i]);
+	return QL_OK;
 }

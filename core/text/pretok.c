@@ -2,6 +2,7 @@
 #include "core/text/pretok.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/base/limits.h"
 
@@ -160,6 +161,8 @@ static int run_step(const struct run *r, size_t step, size_t begin, size_t end)
 		while (rc == QL_OK && p < stop) {
 			const char *q = s->scan(p, stop);
 
+			while (q < stop && s->n_glued > 0 && memchr(s->glued, q[-1], s->n_glued) != NULL)
+				q = s->scan(q, stop);
 			rc = run_step(r, step + 1, (size_t)(p - r->text), (size_t)(q - r->text));
 			p = q;
 		}

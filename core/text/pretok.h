@@ -59,6 +59,8 @@ struct ql_pretok_step {
 	struct ql_regex *regex; /* … or this, owned */
 	enum ql_split behaviour;
 	bool invert; /* what does not match is the delimiter */
+	char glued[8]; /* a scanner's cut behind one of these bytes is not made; n_glued of them */
+	size_t n_glued;
 };
 
 struct ql_pretok {

@@ -214,25 +214,30 @@ static void find_stops(struct ql_tok *t)
 		t->flags[t->eos] |= QL_TOK_F_STOP;
 }
 
-/* With U+2581 only ever at the front of tokens (or after another), no merge joins the end of a word with the space behind
- * it, so a text can be cut there first: the same ids, in linear time and by whole words. */
-static bool only_leading_meta(const struct ql_bpe *b)
+/* Where no token holds a character followed by U+2581, no merge joins the end of a word with the space behind it, and the
+ * text can be cut there beforehand: the same ids, in linear time and by whole words.  Characters that some token does hold
+ * before a U+2581 (Gemma: '>') are excepted, by their last byte. */
+static int cut_words(struct ql_tok *t, struct ql_err *e)
 {
+	struct ql_pretok_step step = {.scan = ql_scan_meta, .behaviour = QL_SPLIT_ISOLATED};
 	const size_t k = strlen(QL_TOK_META);
 
-	if (ql_bpe_find(b, QL_TOK_META, k) == QL_BPE_NONE)
-		return false;
-	for (uint32_t i = 0; i < b->n; i++) {
+	if (ql_bpe_find(&t->bpe, QL_TOK_META, k) == QL_BPE_NONE)
+		return QL_OK;
+	for (uint32_t i = 0; i < t->bpe.n; i++) {
 		size_t len;
-		const char *p = ql_bpe_text(b, i, &len), *q = p, *end = p + len;
+		const char *p = ql_bpe_text(&t->bpe, i, &len), *q = p, *end = p + len;
 
-		while (q < end && (q = memmem(q, (size_t)(end - q), QL_TOK_META, k)) != NULL) {
-			if (q > p && ((size_t)(q - p) < k || memcmp(q - k, QL_TOK_META, k) != 0))
-				return false;
-			q += k;
+		for (; q < end && (q = memmem(q, (size_t)(end - q), QL_TOK_META, k)) != NULL; q += k) {
+			if (q == p || ((size_t)(q - p) >= k && memcmp(q - k, QL_TOK_META, k) == 0) ||
+			    memchr(step.glued, q[-1], step.n_glued) != NULL)
+				continue;
+			if (step.n_glued == sizeof step.glued)
+				return QL_OK; /* too many: no cuts */
+			step.glued[step.n_glued++] = q[-1];
 		}
 	}
-	return true;
+	return ql_pretok_add(&t->pretok, step, e);
 }
 
 static void hash_num(struct ql_sha256 *h, int64_t v) { ql_sha256_add(h, &v, sizeof v); }
@@ -282,8 +287,8 @@ int ql_tok_finish(struct ql_tok *t, struct ql_err *e)
 		t->has_regex |= t->pre_norm.steps[i].regex != NULL;
 	for (size_t i = 0; i < t->pretok.n; i++)
 		t->has_regex |= t->pretok.steps[i].regex != NULL;
-	if (!t->bpe.bytes && only_leading_meta(&t->bpe))
-		rc = ql_pretok_add(&t->pretok, (struct ql_pretok_step){.scan = ql_scan_meta, .behaviour = QL_SPLIT_ISOLATED}, e);
+	if (!t->bpe.bytes)
+		rc = cut_words(t, e);
 	if (rc == QL_OK)
 		rc = build_tries(t, e);
 	if (rc != QL_OK)

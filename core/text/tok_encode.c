@@ -7,6 +7,8 @@
 #include "core/text/tok_priv.h"
 #include "core/text/unicode.h"
 
+enum { CACHE_FROM = 4096 }; /* bytes of text */
+
 struct encoder {
 	const struct ql_tok *t;
 	const char *text; /* the whole */
@@ -277,6 +279,8 @@ int ql_tok_encode(const struct ql_tok *t, const char *text, size_t len, unsigned
 		return rc;
 	if (t->has_regex && (c.match = ql_regex_match_new()) == NULL)
 		return ql_err_set(e, QL_ENOMEM, "no memory to tokenise");
+	if (len >= CACHE_FROM)
+		ql_bpe_work_cache(&c.work);
 	rc = encode_all(&c);
 	if (rc != QL_OK)
 		out->n = start;

@@ -1,7 +1,8 @@
 /* tok_nfc.c - NFC, NFD, NFKC and NFKD with offsets, by utf8proc, cluster by cluster.
  *
  * A cluster ends where a character stands that never combines with what is before it, under any of the four forms: not a
- * mark, not a conjoining Hangul vowel or final consonant or a compatibility form of one, not a half-width voicing mark. */
+ * mark, not a conjoining Hangul vowel or final consonant or a compatibility form of one, not a half-width voicing mark.
+ * The forms are those of utf8proc's version of Unicode (15.0 in Debian 12); forms never change for characters that exist. */
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
@@ -60,61 +61,79 @@ static utf8proc_option_t options(enum ql_norm_kind kind)
 	return o | (kind == QL_NORM_NFC || kind == QL_NORM_NFKC ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE);
 }
 
-/* Appends the normal form of src[from..to). */
+/* The normal form of src[from..to), appended to dst; with dst NULL only *changed is found out. */
 static int cluster(enum ql_norm_kind kind, const struct ql_ntext *src, size_t from, size_t to, struct ql_nbuf *dst, bool *changed)
 {
 	utf8proc_uint8_t *out = NULL;
 	utf8proc_ssize_t n;
 	size_t len = to - from;
-	uint32_t cp;
 	int rc = QL_OK;
 
-	if (ql_utf8_decode(src->p + from, len, &cp) == (int)len && plain(kind, cp)) {
-		for (size_t i = 0; rc == QL_OK && i < len; i++)
-			rc = ql_nbuf_add(dst, src->p + from + i, 1, ql_ntext_origin(src, from + i), 0);
-		return rc;
-	}
 	n = utf8proc_map((const utf8proc_uint8_t *)src->p + from, (utf8proc_ssize_t)len, &out, options(kind));
 	if (n < 0)
 		return n == UTF8PROC_ERROR_NOMEM ? QL_ENOMEM : QL_EFORMAT;
-	if ((size_t)n == len && memcmp(out, src->p + from, len) == 0) {
-		for (size_t i = 0; rc == QL_OK && i < len; i++)
-			rc = ql_nbuf_add(dst, src->p + from + i, 1, ql_ntext_origin(src, from + i), 0);
-	} else {
-		*changed = true;
+	*changed = (size_t)n != len || memcmp(out, src->p + from, len) != 0;
+	if (dst != NULL && *changed)
 		rc = ql_nbuf_add(dst, (const char *)out, (size_t)n, ql_ntext_origin(src, from), 0);
-	}
+	else if (dst != NULL)
+		rc = ql_nbuf_copy(dst, src, from, to);
 	free(out);
 	return rc;
 }
 
-int ql_norm_unicode(enum ql_norm_kind kind, const struct ql_ntext *src, struct ql_nbuf *dst, bool *same, struct ql_err *e)
+/* The next cluster at or after `from` that holds a character not plain; false if there is none.  A plain character is one
+ * cluster with whatever marks follow it. */
+static bool next_cluster(enum ql_norm_kind kind, const struct ql_ntext *t, size_t from, size_t *begin, size_t *end)
 {
-	size_t begin = 0, i = 0;
-	bool changed = false, all_plain = true;
-	uint32_t cp;
-	int n, rc = QL_OK;
+	size_t last = from, i;
+	uint32_t cp = 0;
+	int n;
 
-	for (i = 0; i < src->len && all_plain; i += (size_t)n) {
-		n = ql_utf8_decode(src->p + i, src->len - i, &cp);
-		if (n <= 0)
-			return ql_err_at(e, QL_EFORMAT, ql_ntext_origin(src, i), "invalid UTF-8");
-		all_plain = plain(kind, cp);
-	}
-	*same = all_plain;
-	if (all_plain)
-		return QL_OK;
-	for (i = 0; rc == QL_OK && i < src->len; i += (size_t)n) {
-		n = ql_utf8_decode(src->p + i, src->len - i, &cp);
-		if (n <= 0)
-			return ql_err_at(e, QL_EFORMAT, ql_ntext_origin(src, i), "invalid UTF-8");
-		if (i > begin && starts_cluster(cp)) {
-			rc = cluster(kind, src, begin, i, dst, &changed);
-			begin = i;
+	for (i = from; i < t->len; i += (size_t)n) {
+		if ((uint8_t)t->p[i] < 0x80) {
+			n = 1;
+		} else {
+			n = ql_utf8_decode(t->p + i, t->len - i, &cp);
+			if (n <= 0 || !plain(kind, cp))
+				break;
 		}
+		last = i;
 	}
-	if (rc == QL_OK)
-		rc = cluster(kind, src, begin, src->len, dst, &changed);
+	if (i >= t->len)
+		return false;
+	*begin = i > from && !starts_cluster(cp) ? last : i;
+	for (*end = i; *end < t->len; *end += (size_t)n) {
+		n = ql_utf8_decode(t->p + *end, t->len - *end, &cp);
+		if (n <= 0) /* never: the text was checked */
+			n = 1;
+		else if (*end > i && starts_cluster(cp))
+			break;
+	}
+	return true;
+}
+
+int ql_norm_unicode(enum ql_norm_kind kind, const struct ql_ntext *src, struct ql_nbuf *dst, bool *same)
+{
+	size_t at = 0, begin, end;
+	bool changed = false, ignored;
+	int rc = QL_OK;
+
+	*same = true;
+	while (!changed && next_cluster(kind, src, at, &begin, &end)) {
+		rc = cluster(kind, src, begin, end, NULL, &changed);
+		if (rc != QL_OK)
+			return rc;
+		at = end;
+	}
 	*same = !changed;
-	return rc;
+	if (!changed)
+		return QL_OK;
+	at = 0;
+	while (rc == QL_OK && next_cluster(kind, src, at, &begin, &end)) {
+		rc = ql_nbuf_copy(dst, src, at, begin);
+		if (rc == QL_OK)
+			rc = cluster(kind, src, begin, end, dst, &ignored);
+		at = end;
+	}
+	return rc == QL_OK ? ql_nbuf_copy(dst, src, at, src->len) : rc;
 }

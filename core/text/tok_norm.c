@@ -88,8 +88,7 @@ int ql_nbuf_add(struct ql_nbuf *b, const char *p, size_t len, uint32_t origin, u
 	return QL_OK;
 }
 
-/* Copies src[from..to) with its offsets. */
-static int copy(struct ql_nbuf *b, const struct ql_ntext *src, size_t from, size_t to)
+int ql_nbuf_copy(struct ql_nbuf *b, const struct ql_ntext *src, size_t from, size_t to)
 {
 	int rc;
 
@@ -108,7 +107,37 @@ static int prepend(const struct ql_norm_step *s, const struct ql_ntext *src, str
 {
 	int rc = ql_nbuf_add(dst, s->a, s->a_len, ql_ntext_origin(src, 0), 0);
 
-	return rc == QL_OK ? copy(dst, src, 0, src->len) : rc;
+	return rc == QL_OK ? ql_nbuf_copy(dst, src, 0, src->len) : rc;
+}
+
+/* One byte by a text, all over src: what SentencePiece does with spaces. */
+static int replace_byte(const struct ql_norm_step *s, const struct ql_ntext *src, struct ql_nbuf *dst)
+{
+	size_t hits = 0, n = 0, growth;
+	int rc;
+
+	for (size_t i = 0; i < src->len; i++)
+		hits += src->p[i] == *s->a;
+	if (!ql_mul_size(hits, s->b_len, &growth) || !ql_add_size(growth, src->len, &growth))
+		return QL_ELIMIT;
+	rc = reserve(dst, growth);
+	if (rc != QL_OK)
+		return rc;
+	for (size_t i = 0; i < src->len; i++) {
+		uint32_t origin = ql_ntext_origin(src, i);
+
+		if (src->p[i] != *s->a) {
+			dst->p[n] = src->p[i];
+			dst->map[n++] = origin;
+			continue;
+		}
+		for (size_t k = 0; k < s->b_len; k++) {
+			dst->p[n] = s->b[k];
+			dst->map[n++] = origin;
+		}
+	}
+	dst->len = n;
+	return QL_OK;
 }
 
 static int replace(const struct ql_norm_step *s, struct ql_regex_match *m, const struct ql_ntext *src, struct ql_nbuf *dst,
@@ -139,12 +168,12 @@ static int replace(const struct ql_norm_step *s, struct ql_regex_match *m, const
 			while (from < src->len && ((uint8_t)src->p[from] & 0xc0) == 0x80);
 			continue;
 		}
-		rc = copy(dst, src, at, mb);
+		rc = ql_nbuf_copy(dst, src, at, mb);
 		if (rc == QL_OK)
 			rc = ql_nbuf_add(dst, s->b, s->b_len, ql_ntext_origin(src, mb), 0);
 		at = from = me;
 	}
-	return rc == QL_OK ? copy(dst, src, at, src->len) : rc;
+	return rc == QL_OK ? ql_nbuf_copy(dst, src, at, src->len) : rc;
 }
 
 static bool begins_with(const struct ql_ntext *t, const struct ql_norm_step *s)
@@ -165,10 +194,13 @@ static int run_step(const struct ql_norm_step *s, struct ql_regex_match *m, cons
 		*same = begins_with(src, s) || (s->kind == QL_NORM_PREPEND_FIRST && ql_ntext_origin(src, 0) != 0);
 		return *same ? QL_OK : prepend(s, src, dst);
 	case QL_NORM_REPLACE:
+		if (s->a_len == 1)
+			return replace_byte(s, src, dst);
+		return replace(s, m, src, dst, e);
 	case QL_NORM_REPLACE_REGEX:
 		return replace(s, m, src, dst, e);
 	default:
-		return ql_norm_unicode(s->kind, src, dst, same, e);
+		return ql_norm_unicode(s->kind, src, dst, same);
 	}
 }
 

@@ -63,7 +63,9 @@ void ql_nbuf_free(struct ql_nbuf *b);
 int ql_norm_run(const struct ql_norm *n, struct ql_regex_match *m, struct ql_ntext *t, struct ql_nbuf bufs[2], struct ql_err *e);
 
 /* tok_nfc.c: one Unicode normalisation; returns QL_OK and leaves dst empty and *same true if src is normal already. */
-int ql_norm_unicode(enum ql_norm_kind kind, const struct ql_ntext *src, struct ql_nbuf *dst, bool *same, struct ql_err *e);
+int ql_norm_unicode(enum ql_norm_kind kind, const struct ql_ntext *src, struct ql_nbuf *dst, bool *same);
+/* Appends src[from..to) with its offsets. */
+int ql_nbuf_copy(struct ql_nbuf *b, const struct ql_ntext *src, size_t from, size_t to);
 /* Appends len bytes at p; bytes get origin + 0, 1, … if step is 1, all origin if 0. */
 int ql_nbuf_add(struct ql_nbuf *b, const char *p, size_t len, uint32_t origin, uint32_t step);
 

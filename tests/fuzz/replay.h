@@ -46,6 +46,34 @@ static void vary(uint8_t *data, size_t size)
 		}
 }
 
+/* Several changes at once: bytes replaced, ranges copied over others; a fixed sequence, so that a failure repeats. */
+static void scramble(const uint8_t *data, size_t size)
+{
+	uint32_t x = 0x9e3779b9u ^ (uint32_t)size;
+	uint8_t *p = malloc(size + 1);
+
+	if (p == NULL)
+		abort();
+	for (int round = 0; round < 20000 && size > 0; round++) {
+		memcpy(p, data, size);
+		for (int k = 0; k <= round % 6; k++) {
+			size_t at, from, n;
+
+			x = x * 1664525u + 1013904223u;
+			at = (x >> 8) % size;
+			x = x * 1664525u + 1013904223u;
+			from = (x >> 8) % size;
+			n = 1 + (x & 15);
+			if (x & 16 && at + n <= size && from + n <= size)
+				memmove(p + at, p + from, n);
+			else
+				p[at] = (uint8_t)(x >> 20);
+		}
+		feed(p, size);
+	}
+	free(p);
+}
+
 static int replay_file(const char *path)
 {
 	FILE *f = fopen(path, "rb");
@@ -59,6 +87,7 @@ static int replay_file(const char *path)
 	size = fread(data, 1, 1 << 20, f);
 	(void)fclose(f);
 	vary(data, size);
+	scramble(data, size);
 	free(data);
 	(void)printf("%s: %zu bytes\n", path, size);
 	return 0;

@@ -1,4 +1,4 @@
-"""NF4, FP4 and nested scales against bitsandbytes on its CPU backend (numerics.md 1.2, 1.3, 1.5).
+"""NF4, FP4 and nested scales against bitsandbytes on its CPU backend.
 
 QL_QUANT_TOOL names the quant_tool built from tests/unit/quant/tool_quant.c.  Codes and absmax are compared bit for bit
 where the element count is a multiple of the block (bitsandbytes divides in a short tail block, we multiply by the

@@ -6,9 +6,10 @@
 #define VL 8
 #define QL_KERN_MR 6
 #define QL_KERN_NP 1
+#define QL_KERN_CHAINS 2u
 #define QL_KERN_OWN_Q4
-#define QL_KERN_OWN_F16
-#include <immintrin.h>
+#define QL_KERN_OWN_CVT
+#include "core/device/cpu/kern_x86.h"
 
 #include "core/device/cpu/kern_vec.h"
 
@@ -17,6 +18,16 @@
 static inline __attribute__((always_inline)) vf cvt_f16(const uint16_t *p)
 {
 	return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+static inline __attribute__((always_inline)) vf cvt_bf16(const uint16_t *p)
+{
+	return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)), 16);
+}
+
+static inline __attribute__((always_inline)) vf cvt_q8(const int8_t *p)
+{
+	return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
 }
 
 struct q4_tab {

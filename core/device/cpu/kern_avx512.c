@@ -3,8 +3,8 @@
 #define QL_KERN_MR 12
 #define QL_KERN_NP 2
 #define QL_KERN_OWN_Q4
-#define QL_KERN_OWN_F16
-#include <immintrin.h>
+#define QL_KERN_OWN_CVT
+#include "core/device/cpu/kern_x86.h"
 
 #include "core/device/cpu/kern_vec.h"
 
@@ -13,6 +13,16 @@
 static inline __attribute__((always_inline)) vf cvt_f16(const uint16_t *p)
 {
 	return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+
+static inline __attribute__((always_inline)) vf cvt_bf16(const uint16_t *p)
+{
+	return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p)), 16);
+}
+
+static inline __attribute__((always_inline)) vf cvt_q8(const int8_t *p)
+{
+	return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
 }
 
 struct q4_tab {

@@ -1,24 +1,29 @@
 /* kern_panel.h - packing, unpacking and small products over panels (see kern.h) for the including file's vector type.
  * An instruction set with something better for 4-bit codes defines QL_KERN_OWN_Q4 and brings q4_rows8 (8 k's of a panel as
- * vectors of levels); one with f16 conversion defines QL_KERN_OWN_F16 and brings cvt_f16. */
+ * vectors of levels); one with conversions from narrow types defines QL_KERN_OWN_CVT and brings cvt_q8, cvt_f16 and cvt_bf16. */
 
 #ifndef NVP
 #define NVP (QL_PW / VL)
 #endif
 
-typedef int8_t vq_u __attribute__((vector_size(VL), aligned(1), may_alias));
-typedef uint16_t vh_u __attribute__((vector_size(2 * VL), aligned(2), may_alias));
-
 static inline __attribute__((always_inline)) vf cvt_f32(const float *p) { return vf_load(p); }
-static inline __attribute__((always_inline)) vf cvt_q8(const int8_t *p)
+#ifndef QL_KERN_OWN_CVT
+static inline vf cvt_q8(const int8_t *p)
 {
-	return __builtin_convertvector(__builtin_convertvector(*(const vq_u *)p, vi), vf);
+	vf v;
+
+	for (int i = 0; i < VL; i++)
+		v[i] = (float)p[i];
+	return v;
 }
-static inline __attribute__((always_inline)) vf cvt_bf16(const uint16_t *p)
+static inline vf cvt_bf16(const uint16_t *p)
 {
-	return (vf)(__builtin_convertvector(*(const vh_u *)p, vi) << 16);
+	vi v;
+
+	for (int i = 0; i < VL; i++)
+		v[i] = (int32_t)((uint32_t)p[i] << 16);
+	return (vf)v;
 }
-#ifndef QL_KERN_OWN_F16
 static inline vf cvt_f16(const uint16_t *p)
 {
 	vf v;
@@ -142,7 +147,10 @@ static void unpack_bf16(const uint16_t *src, size_t n, float *dst)
 
 /* ---- products with 1 … 4 rows of x: U independent chains for each element, added in a fixed order at the end ---- */
 
-#define CHAINS(T) ((T) == 1 ? 4u : (T) == 2 ? 2u : 1u)
+#ifndef QL_KERN_CHAINS
+#define QL_KERN_CHAINS 4u
+#endif
+#define CHAINS(T) ((T) == 1 ? QL_KERN_CHAINS : (T) == 2 ? 2u : 1u)
 #define UNROLL _Pragma("GCC unroll 8")
 
 #define ROWS_SWITCH(rows, call)                                                                                        \
@@ -161,7 +169,9 @@ static void unpack_bf16(const uint16_t *src, size_t n, float *dst)
 
 static inline __attribute__((always_inline)) vf chains_sum(const unsigned T, vf acc[4][NVP], unsigned v)
 {
-	return T == 1 ? (acc[0][v] + acc[1][v]) + (acc[2][v] + acc[3][v]) : T == 2 ? acc[0][v] + acc[1][v] : acc[0][v];
+	return CHAINS(T) == 4 ? (acc[0][v] + acc[1][v]) + (acc[2][v] + acc[3][v]) :
+	       CHAINS(T) == 2 ? acc[0][v] + acc[1][v] :
+				acc[0][v];
 }
 
 #define GEMV_PLAIN(name, type, cvt)                                                                                    \

@@ -270,6 +270,7 @@ static void swiglu_grad(const float *dh, const float *gate, const float *up, flo
 	}
 }
 
+#ifndef QL_KERN_OWN_DROPOUT
 /* VL Philox blocks at a time; words of lane i belong to elements 4·(b0 + i) … + 3. */
 typedef uint32_t vu __attribute__((vector_size(4 * VL)));
 typedef uint64_t vw __attribute__((vector_size(8 * VL)));
@@ -329,3 +330,4 @@ static void dropout(const float *x, float *dst, size_t n, uint64_t e0, uint64_t 
 		i += count;
 	}
 }
+#endif

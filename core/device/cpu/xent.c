@@ -147,7 +147,7 @@ int ql_cpu_cross_entropy(struct ql_device *d, struct ql_queue *q, const struct q
 		return rc;
 	chunk = LOGIT_BYTES / (vocab * sizeof(float)) / 12 * 12;
 	chunk = ql_min(a->n, chunk < 12 ? 12 : chunk > CHUNK_MAX ? CHUNK_MAX : chunk);
-	j.ld = (vocab + 15) / 16 * 16;
+	j.ld = (vocab + 15) / 16 * 16 + 16; /* the 16: a stride of whole pages would put every row in the same cache sets */
 	j.range = ql_ceil_div(ql_ceil_div(j.w->panel[1], SPLITS), QL_KC / QL_PW) * (QL_KC / QL_PW);
 	j.n_ranges = ql_ceil_div(j.w->panel[1], j.range);
 	j.shared = (chunk * dim * (1 + (grad ? j.n_ranges : 0)) + chunk * j.ld) * sizeof(float);

@@ -25,7 +25,7 @@ enum ntype {
 	N_CONST, N_NAME, N_LIST, N_TUPLE, N_DICT, N_GETATTR, N_GETITEM, N_SLICE, N_CALL, N_FILTER, N_TEST, N_NOT, N_AND,
 	N_OR, N_COMPARE, N_MATH, N_CONCAT, N_NEG, N_POS, N_COND, N_NSREF,
 	/* statements */
-	N_DATA, N_PRINT, N_FOR, N_IF, N_SET, N_SETBLOCK, N_MACRO, N_FILTERBLOCK, N_WITH, N_BREAK, N_CONTINUE, N_GENERATION
+	N_DATA, N_PRINT, N_FOR, N_IF, N_SET, N_SETBLOCK, N_MACRO, N_FILTERBLOCK, N_WITH, N_BREAK, N_CONTINUE, N_GENERATION, N_CALLBLOCK
 };
 
 struct ncall { /* the arguments of a call, filter or test */
@@ -43,10 +43,10 @@ struct ncall { /* the arguments of a call, filter or test */
  * DATA value; PRINT a; FOR a = target, b = iterable, c = filter, list = body, list2 = else; IF list = conditions (NULL
  * for else), blocks; SET a = target, b; SETBLOCK a = target, b = filter chain or NULL, list; MACRO name, list2 =
  * parameters (NAME), defaults (the last n_defaults of them), list; FILTERBLOCK b, list; WITH list2 = target, value, …,
- * list; GENERATION list. */
+ * list; GENERATION list; CALLBLOCK a = call, b = its body as a macro. */
 struct node {
 	uint8_t type;
-	bool varargs, kwargs, uses_loop;
+	bool varargs, kwargs, caller, uses_loop;
 	uint32_t line, name, n, n2, n_defaults;
 	struct node *a, *b, *c;
 	struct node **list, **list2, **defaults;

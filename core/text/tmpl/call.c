@@ -49,6 +49,7 @@ static struct val keyword(const struct vm *m, const struct args *a, uint32_t nam
 static int extra_args(struct vm *m, const struct node *n, const struct args *a, const bool *used)
 {
 	const struct str *who = m->t->names[n->name];
+	struct val caller = v_missing();
 	struct dict *kw;
 	struct list *va;
 	int rc = v_dict_new(m, &kw);
@@ -56,11 +57,19 @@ static int extra_args(struct vm *m, const struct node *n, const struct args *a, 
 	for (size_t k = 0; k < a->n_kw && rc == QL_OK; k++) {
 		if (used[k])
 			continue;
+		if (n->caller && str_is(a->kw[k].name, "caller")) {
+			caller = a->kw[k].v;
+			continue;
+		}
 		if (!n->kwargs)
 			return vm_raise(m, "TypeError", "macro '%.*s' takes no keyword argument '%.*s'", (int)who->len, who->p,
 					(int)a->kw[k].name->len, a->kw[k].name->p);
 		rc = v_dict_put(m, kw, v_str(a->kw[k].name), a->kw[k].v);
 	}
+	if (rc == QL_OK && n->caller && (caller.kind == V_MISSING || caller.kind == V_NONE))
+		rc = v_undef(m, &caller, "No caller defined", v_missing(), v_none(), false);
+	if (rc == QL_OK && n->caller)
+		rc = scope_set(m, m->scope, m->t->name_caller, caller);
 	if (rc == QL_OK && n->kwargs)
 		rc = scope_set(m, m->scope, m->t->name_kwargs, (struct val){.kind = V_DICT, .dict = kw});
 	if (rc == QL_OK && a->n > n->n2 && !n->varargs)

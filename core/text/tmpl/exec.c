@@ -266,6 +266,34 @@ static int exec_macro(struct vm *m, const struct node *n)
 	return scope_set(m, m->scope, n->name, (struct val){.kind = V_MACRO, .macro = mac});
 }
 
+/* {% call f(x) %}…{% endcall %}: f is called with the body as its keyword argument caller. */
+static int exec_call_block(struct vm *m, const struct node *n)
+{
+	struct macro *mac = vm_alloc(m, sizeof *mac);
+	struct kwarg *kw;
+	struct args a;
+	struct val f, v;
+	int rc = mac == NULL ? m->e->code : vm_eval(m, n->a->a, &f);
+
+	if (rc == QL_OK)
+		rc = vm_eval_args(m, n->a->call, &a);
+	if (rc != QL_OK)
+		return rc;
+	kw = vm_alloc(m, (a.n_kw + 1) * sizeof *kw);
+	if (kw == NULL)
+		return m->e->code;
+	if (a.n_kw > 0)
+		memcpy(kw, a.kw, a.n_kw * sizeof *kw);
+	mac->node = n->b;
+	mac->scope = m->scope;
+	kw[a.n_kw] = (struct kwarg){m->t->names[m->t->name_caller], (struct val){.kind = V_MACRO, .macro = mac}};
+	a.kw = kw;
+	a.n_kw++;
+	m->line = n->line;
+	rc = v_call(m, f, &a, &v);
+	return rc != QL_OK ? rc : v_print(m, m->out, v);
+}
+
 static int exec_with(struct vm *m, const struct node *n, int *flow)
 {
 	struct scope *s = vm_alloc(m, sizeof *s), *outer = m->scope;
@@ -345,6 +373,8 @@ static int exec_one(struct vm *m, const struct node *n, int *flow)
 	case N_CONTINUE:
 		*flow = FLOW_CONTINUE;
 		return QL_OK;
+	case N_CALLBLOCK:
+		return exec_call_block(m, n);
 	case N_GENERATION:
 		return exec_generation(m, n, flow);
 	default:

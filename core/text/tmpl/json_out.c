@@ -27,7 +27,7 @@ static int escape_of(uint32_t cp, bool ascii, char out[16])
 
 	if (f != NULL)
 		return snprintf(out, 16, "\\%c", to[f - from]);
-	if (cp < 0x20 || (ascii && cp > 0x7e && cp < 0x10000 && cp != 0x7f))
+	if (cp < 0x20 || (ascii && cp > 0x7e && cp < 0x10000))
 		return snprintf(out, 16, "\\u%04x", cp);
 	if (ascii && cp >= 0x10000)
 		return snprintf(out, 16, "\\u%04x\\u%04x", 0xd800 + ((cp - 0x10000) >> 10), 0xdc00 + ((cp - 0x10000) & 0x3ff));
@@ -44,7 +44,12 @@ static int dump_str(struct dump *d, const struct str *s)
 		int k = 1, n;
 		char esc[16];
 
-		if (cp >= 0x80 && d->ascii) {
+		if (cp >= 0x20 && cp != '"' && cp != '\\' && (!d->ascii || cp < 0x7f)) { /* the common case */
+			i++;
+			continue;
+		}
+
+		if (cp >= 0x80 && d->ascii) { /* otherwise byte by byte: nothing there is escaped */
 			k = ql_utf8_decode(s->p + i, s->len - i, &cp);
 			k = k <= 0 ? 1 : k;
 		}
@@ -63,7 +68,7 @@ static int dump_str(struct dump *d, const struct str *s)
 		i += (size_t)k;
 	}
 	if (rc == QL_OK)
-		rc = vm_step(d->m, s->len);
+		rc = vm_step(d->m, s->len * 4);
 	if (rc == QL_OK)
 		rc = sb_sub(d->m, &d->b, s, from, s->len);
 	return rc != QL_OK ? rc : sb_add(d->m, &d->b, "\"", 1);

@@ -172,6 +172,10 @@ static int lex_raw(struct lexer *l, size_t from)
 		l->line_starting = l->s[end - 1] == '\n';
 		return rc;
 	}
+	if (from == l->n) { /* nothing follows: nothing is missed */
+		l->pos = from;
+		return QL_OK;
+	}
 	return lex_fail(l->e, l->line, "Missing end of raw directive");
 }
 

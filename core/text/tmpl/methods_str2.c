@@ -33,13 +33,7 @@ static int split_space(struct vm *m, const struct str *s, int64_t max, struct li
 			break;
 		from = i;
 		if (max-- == 0) {
-			size_t to = s->len;
-			struct val rest;
-
-			rc = str_sub(m, &rest, s, from, to);
-			if (rc == QL_OK)
-				rc = text_strip(m, rest, v_none(), STRIP_RIGHT, &rest);
-			return rc != QL_OK ? rc : v_list_add(m, l, rest);
+			return add_part(m, l, s, from, s->len); /* the rest as it is, its end too */
 		}
 		for (; i < s->len; i += k) {
 			k = text_cp(s, i, &cp);
@@ -72,12 +66,7 @@ static int rsplit_space(struct vm *m, const struct str *s, int64_t max, struct l
 		if (end == 0)
 			break;
 		if (max-- == 0) {
-			struct val rest;
-
-			rc = str_sub(m, &rest, s, 0, end);
-			if (rc == QL_OK)
-				rc = text_strip(m, rest, v_none(), STRIP_LEFT, &rest);
-			return rc != QL_OK ? rc : v_list_add(m, l, rest);
+			return add_part(m, l, s, 0, end);
 		}
 		for (j = end; j > 0 && (i = back(s, j, &cp), !uni_space(cp));)
 			j = i;

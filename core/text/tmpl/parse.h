@@ -14,7 +14,7 @@ struct parser {
 	int loops;  /* for statements around this point, within the innermost macro (0: break is an error) */
 	int in_for; /* for statements around, at all */
 	bool soft;  /* inside an if: an unknown filter or test fails only when it runs */
-	bool uses_loop, uses_varargs, uses_kwargs; /* names seen since last cleared */
+	bool uses_loop, uses_varargs, uses_kwargs, uses_caller; /* names seen since last cleared */
 	struct ql_err *e;
 };
 

@@ -33,6 +33,7 @@ static int primary_name(struct parser *p, int mode, struct node **out)
 		p->uses_loop |= tok_is(k, "loop");
 		p->uses_varargs |= tok_is(k, "varargs");
 		p->uses_kwargs |= tok_is(k, "kwargs");
+		p->uses_caller |= tok_is(k, "caller");
 		if ((mode & TUPLE_NAMESPACE) && cur(p)->type == T_DOT) {
 			advance(p);
 			if (cur(p)->type != T_NAME)

@@ -385,35 +385,62 @@ static int parse_signature(struct parser *p, struct node *n)
 	return rc;
 }
 
-static int parse_macro(struct parser *p, struct node *n)
+/* Signature (if with_signature) and body of a macro or call block; call: the expression between them. */
+static int parse_macro_body(struct parser *p, struct node *n, bool with_signature, struct node **call, const char *end)
 {
-	static const char *const end[] = {"endmacro", NULL};
-	bool soft = p->soft, va = p->uses_varargs, kw = p->uses_kwargs, loop = p->uses_loop;
-	int loops = p->loops, rc;
+	const char *const ends[] = {end, NULL};
+	bool soft = p->soft, va = p->uses_varargs, kw = p->uses_kwargs, loop = p->uses_loop, caller = p->uses_caller;
+	int loops = p->loops, rc = QL_OK;
 
-	if (cur(p)->type != T_NAME)
-		return parse_fail(p, "expected a macro name");
-	rc = intern(p, cur(p)->p, cur(p)->len, &n->name);
-	advance(p);
 	p->soft = false;
 	p->loops = 0;
-	p->uses_varargs = p->uses_kwargs = false;
-	if (rc == QL_OK)
+	p->uses_varargs = p->uses_kwargs = p->uses_caller = false;
+	if (with_signature)
 		rc = parse_signature(p, n);
+	if (rc == QL_OK && call != NULL) {
+		rc = parse_expression(p, true, call);
+		if (rc == QL_OK && (*call)->type != N_CALL)
+			rc = parse_fail(p, "expected call");
+		caller |= p->uses_caller;
+		p->uses_caller = false;
+	}
 	if (rc == QL_OK)
-		rc = parse_block(p, end, &n->list, &n->n);
+		rc = parse_block(p, ends, &n->list, &n->n);
 	n->varargs = p->uses_varargs;
 	n->kwargs = p->uses_kwargs;
+	n->caller = p->uses_caller;
 	for (uint32_t i = 0; rc == QL_OK && i < n->n2; i++) {
 		n->varargs &= n->list2[i]->name != p->t->name_varargs;
 		n->kwargs &= n->list2[i]->name != p->t->name_kwargs;
+		n->caller &= n->list2[i]->name != p->t->name_caller;
 	}
 	p->soft = soft;
 	p->loops = loops;
 	p->uses_varargs = va;
 	p->uses_kwargs = kw;
+	p->uses_caller = caller;
 	p->uses_loop |= loop;
-	return rc != QL_OK ? rc : expect_name(p, "endmacro");
+	return rc != QL_OK ? rc : expect_name(p, end);
+}
+
+static int parse_macro(struct parser *p, struct node *n)
+{
+	int rc;
+
+	if (cur(p)->type != T_NAME)
+		return parse_fail(p, "expected a macro name");
+	rc = intern(p, cur(p)->p, cur(p)->len, &n->name);
+	advance(p);
+	return rc != QL_OK ? rc : parse_macro_body(p, n, true, NULL, "endmacro");
+}
+
+static int parse_call_block(struct parser *p, struct node *n)
+{
+	n->b = node_new(p, N_MACRO, n->line);
+	if (n->b == NULL)
+		return QL_ELIMIT;
+	n->b->name = p->t->name_caller;
+	return parse_macro_body(p, n->b, cur(p)->type == T_LPAREN, &n->a, "endcall");
 }
 
 static int parse_filter_block(struct parser *p, struct node *n)
@@ -504,8 +531,8 @@ static int parse_statement(struct parser *p, struct nlist *l)
 	} tags[] = {{"for", N_FOR, parse_for}, {"if", N_IF, parse_if}, {"set", N_SET, parse_set},
 		    {"macro", N_MACRO, parse_macro}, {"filter", N_FILTERBLOCK, parse_filter_block}, {"with", N_WITH, parse_with},
 		    {"generation", N_GENERATION, parse_generation}, {"break", N_BREAK, parse_jump},
-		    {"continue", N_CONTINUE, parse_jump}};
-	static const char *const refused[] = {"block", "extends", "include", "import", "from", "call", "autoescape"};
+		    {"continue", N_CONTINUE, parse_jump}, {"call", N_CALLBLOCK, parse_call_block}};
+	static const char *const refused[] = {"block", "extends", "include", "import", "from", "autoescape"};
 	const struct token *k = cur(p);
 	struct node *n;
 	int rc;

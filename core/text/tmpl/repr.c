@@ -6,7 +6,7 @@
 
 #include "core/base/limits.h"
 #include "core/base/utf8.h"
-#include "core/text/tmpl/value.h"
+#include "core/text/tmpl/ast.h"
 
 /* The shortest decimal digits that read back as f (> 0, finite): digits[0..*n) and the exponent of d.ddd. */
 static void shortest(double f, char digits[24], int *n, int *exp)
@@ -173,9 +173,30 @@ static int repr_other(struct vm *m, struct sb *b, struct val v)
 			       (long long)r->step);
 	else if (v.kind == V_RANGE)
 		(void)snprintf(text, sizeof text, "range(%lld, %lld)", (long long)r->start, (long long)r->stop);
+	else if (v.kind == V_FUNC && (strcmp(v.func->name, "cycler") == 0 || strcmp(v.func->name, "joiner") == 0))
+		(void)snprintf(text, sizeof text, "<class 'jinja2.utils.%c%s'>", v.func->name[0] - 32, v.func->name + 1);
 	else
 		(void)snprintf(text, sizeof text, "<%s object>", v_type(v)); /* Python prints an address here */
 	return sb_addz(m, b, text);
+}
+
+static int repr_loop(struct vm *m, struct sb *b, struct val v)
+{
+	char text[80];
+	size_t n = 0;
+	int rc = v_len(m, v, &n);
+
+	(void)snprintf(text, sizeof text, "<LoopContext %zu/%zu>", v.loop->index0 + 1, n);
+	return rc != QL_OK ? rc : sb_addz(m, b, text);
+}
+
+static int repr_macro(struct vm *m, struct sb *b, struct val v)
+{
+	int rc = sb_addz(m, b, "<Macro ");
+
+	if (rc == QL_OK)
+		rc = repr_str(m, b, m->t->names[v.macro->node->name]);
+	return rc != QL_OK ? rc : sb_addz(m, b, ">");
 }
 
 static int repr_any(struct vm *m, struct sb *b, struct val v)
@@ -213,6 +234,10 @@ static int repr_any(struct vm *m, struct sb *b, struct val v)
 		if (rc == QL_OK)
 			rc = repr_dict(m, b, &v.ns->attrs);
 		return rc != QL_OK ? rc : sb_addz(m, b, ">");
+	case V_LOOP:
+		return repr_loop(m, b, v);
+	case V_MACRO:
+		return repr_macro(m, b, v);
 	default:
 		return repr_other(m, b, v);
 	}

@@ -2,7 +2,7 @@
  * jinja2 3.1.6 does it in transformers' configuration (immutable sandbox, trim_blocks, lstrip_blocks, loop controls,
  * the {% generation %} tag, tojson without HTML escaping, autoescape off).
  *
- * Out of scope and refused when compiling, by name: include, import, extends, block, call, autoescape, recursive loops.
+ * Out of scope and refused when compiling, by name: include, import, extends, block, autoescape, recursive loops.
  * Integers are 64 bit; an operation that leaves that range is an error (Python's have no bound).
  * Limits: QL_TMPL_* of core/base/limits.h; exceeding one is QL_ELIMIT, never a crash, a hang or an unbounded
  * allocation.  A template never sees a file, a process, a clock other than the one given, or a Python attribute. */

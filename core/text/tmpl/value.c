@@ -97,10 +97,18 @@ int v_truth(struct vm *m, struct val v, bool *out)
 /* -1, 0, 1, or 2 when unordered (NaN). */
 static int num_cmp(struct val a, struct val b)
 {
-	long double x = a.kind == V_FLOAT ? (long double)a.f : (long double)v_as_int(a);
-	long double y = b.kind == V_FLOAT ? (long double)b.f : (long double)v_as_int(b);
+	double x = v_as_float(a), y = v_as_float(b);
+	int64_t i, j;
 
-	return x < y ? -1 : x > y ? 1 : x == y ? 0 : 2;
+	if (x != y || (x == y && a.kind == V_FLOAT && b.kind == V_FLOAT))
+		return x < y ? -1 : x > y ? 1 : x == y ? 0 : 2;
+	/* equal after rounding to double: the integers decide, a float here being integral and below 2^63 or equal to it */
+	if (x >= 9223372036854775808.0 || x < -9223372036854775808.0)
+		return a.kind == b.kind || (v_is_intlike(a) && v_is_intlike(b)) ? (v_as_int(a) > v_as_int(b)) - (v_as_int(a) < v_as_int(b))
+		     : a.kind == V_FLOAT ? 1 : -1;
+	i = a.kind == V_FLOAT ? (int64_t)a.f : v_as_int(a);
+	j = b.kind == V_FLOAT ? (int64_t)b.f : v_as_int(b);
+	return (i > j) - (i < j);
 }
 
 static int deeper(struct vm *m)
@@ -138,6 +146,23 @@ static int dict_eq(struct vm *m, const struct dict *a, const struct dict *b, boo
 	return rc;
 }
 
+/* keys() and items() compare as sets, values() only with itself. */
+static int view_eq(struct vm *m, struct val a, struct val b, bool *out)
+{
+	int rc = QL_OK;
+
+	*out = a.sub == b.sub && (a.sub != VIEW_VALUES || a.dict == b.dict) && a.dict->n == b.dict->n;
+	if (*out && a.sub == VIEW_ITEMS)
+		return dict_eq(m, a.dict, b.dict, out);
+	for (size_t i = 0; rc == QL_OK && *out && a.sub == VIEW_KEYS && i < a.dict->n; i++) {
+		struct val had;
+
+		rc = v_dict_get(m, b.dict, a.dict->e[i].key, &had);
+		*out = had.kind != V_MISSING;
+	}
+	return rc;
+}
+
 int v_eq(struct vm *m, struct val a, struct val b, bool *out)
 {
 	int rc = vm_step(m, a.kind == V_STR ? a.s->len : 0);
@@ -171,6 +196,8 @@ int v_eq(struct vm *m, struct val a, struct val b, bool *out)
 	case V_FUNC:
 		*out = a.func == b.func;
 		return QL_OK;
+	case V_VIEW:
+		return view_eq(m, a, b, out);
 	default:
 		*out = a.ns == b.ns; /* the same object */
 		return QL_OK;

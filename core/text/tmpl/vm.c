@@ -73,6 +73,7 @@ void *vm_alloc(struct vm *m, size_t size)
 {
 	void *p = tmpl_alloc(&m->arena, size);
 
+	m->steps += size / 64; /* memory is work too: pages are made and cleared */
 	if (p == NULL)
 		(void)vm_nomem(m);
 	return p;

@@ -1,4 +1,4 @@
-/* test_blk.c - GGUF block types: numerics.md 1.10, bounds, scale invariance, idempotence, importance, refusals. */
+/* test_blk.c - GGUF block types: expected errors, bounds, scale invariance, idempotence, importance, refusals. */
 #include "core/quant/blk.h"
 
 #include "core/quant/strategy.h"

@@ -1,4 +1,4 @@
-/* test_int8.c - INT8 blocks and the 8-bit codes of Adam states: numerics.md 1.5, 6.4. */
+/* test_int8.c - INT8 blocks and the 8-bit codes of Adam states. */
 #include "core/quant/int8.h"
 
 #include "core/quant/q4.h"
@@ -109,6 +109,40 @@ static void dyn8_rule(void **state)
 	ql_pool_free(pool);
 }
 
+/* The cell look-up is the count of midpoints strictly below, for every value beside a midpoint or a cell border. */
+static void dynamic_codes(void **state)
+{
+	struct rng r = {.seed = 43};
+
+	(void)state;
+	for (int s = 0; s < 2; s++) {
+		const struct ql_dynamic *d = ql_dynamic_of(s);
+		const float *map = s ? ql_dynamic_map_signed() : ql_dynamic_map_unsigned();
+
+		for (int i = 0; i < 200000; i++) {
+			float v = i < 255 * 64 ? d->mid[i / 64] : (rnd_u(&r) * 2.0f - 1.0f) * powf(10.0f, -8.0f * rnd_u(&r));
+			uint32_t u;
+			int count = 0;
+
+			memcpy(&u, &v, 4);
+			if (i < 255 * 64)
+				u += (uint32_t)(i % 64 - 32);
+			else if (i % 2 != 0)
+				u = (u & 0xffff0000u) - (i % 4 == 1);
+			memcpy(&v, &u, 4);
+			if (!(fabsf(v) <= 1.01f))
+				continue;
+			for (int k = 0; k < 255; k++)
+				count += v > (map[k] + map[k + 1]) / 2.0f;
+			assert_int_equal(ql_dynamic_code(d, v), count);
+		}
+		assert_int_equal(ql_dynamic_code(d, 0.0f), s ? 127 : 0);
+		assert_int_equal(ql_dynamic_code(d, -0.0f), s ? 127 : 0);
+		assert_int_equal(ql_dynamic_code(d, 1.0f), 255);
+		assert_int_equal(ql_dynamic_code(d, -1.0f), 0);
+	}
+}
+
 static void dyn8_refusals(void **state)
 {
 	struct ql_err e;
@@ -138,7 +172,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(int8_rule), cmocka_unit_test(int8_refusals), cmocka_unit_test(dyn8_rule),
-		cmocka_unit_test(dyn8_refusals),
+		cmocka_unit_test(dynamic_codes), cmocka_unit_test(dyn8_refusals),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -125,6 +125,26 @@ static void small_loops(void **state)
 		for (int i = 0; i < 65536; i++)
 			assert_true(memcmp(&y1[i], &y2[i], 4) == 0 || (isnan(y1[i]) && isnan(y2[i])));
 	}
+	for (int round = 0; round < 300; round++) {
+		size_t n = rnd_below(&r, 1000);
+
+		for (size_t i = 0; i < n; i++) {
+			uint32_t u = rnd(&r);
+
+			u = (u & QL_BITS_INF) == QL_BITS_INF ? 0 : round % 3 == 0 ? (u & 0xffff0000) | 0x8000 : u;
+			memcpy(&y1[i], &u, 4);
+			y1[i] = round % 3 == 1 ? y1[i] * 1e-3f : y1[i];
+			if (round % 3 == 2) /* halfway between two f16, and beside it */
+				y1[i] = ql_f32_of_f16((uint16_t)(u & 0x7bff)) * (1.0f + 0x1p-11f) + (u & 0x8000 ? 0x1p-30f : 0.0f);
+		}
+		for (int k = 1; k < 3; k++) {
+			memset(h, 0x55, 1100 * 2);
+			ops->narrow(y1, n, floats[k], h);
+			for (size_t i = 0; i < n; i++)
+				assert_int_equal(h[i], k == 1 ? ql_f16_of_f32(y1[i]) : ql_bf16_of_f32(y1[i]));
+			assert_int_equal(h[n], 0x5555);
+		}
+	}
 	for (int round = 0; round < 3000; round++) {
 		size_t n = rnd_below(&r, 300);
 		float top;

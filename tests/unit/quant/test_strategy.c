@@ -1,4 +1,4 @@
-/* test_strategy.c - per-channel and asymmetric tensors, error figures: numerics.md 1.6, 1.7, 1.8. */
+/* test_strategy.c - per-channel and asymmetric tensors, error figures. */
 #include "core/quant/strategy.h"
 
 #include "tests/unit/quant/tq.h"

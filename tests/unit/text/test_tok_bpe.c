@@ -85,7 +85,7 @@ static size_t naive(const struct ql_bpe *b, const char *text, size_t len, uint32
 /* Random merges over three letters, random pieces of 1..400: the short and the heap way against the definition. */
 static void test_against_naive(void **state)
 {
-	static char names[UTIL_MAX][64], merges[UTIL_MAX][160];
+	static char names[UTIL_MAX][160], merges[UTIL_MAX][400];
 	uint64_t seed = 7;
 
 	(void)state;

@@ -1,0 +1,569 @@
+"""The control process against an engine without a model: states, queue, crashes of either process, drain, repeats, access.
+
+usage: control_test.py QLORAD-CONTROL FAKE-ENGINE [name…]      (standard library only)
+"""
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+
+PROGRAM, ENGINE = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
+WAIT = 60
+LINE = '{"messages":[{"role":"user","content":"q%d"},{"role":"assistant","content":"a"}]}\n'
+
+
+class Daemon:
+    def __init__(self, state, env=None, args=(), ready=True):
+        self.state, self.key = state, None
+        self.env = {**os.environ, "QLORAD_ENGINE_EXE": ENGINE, "QLORAD_TEST_STEP_MS": "5", **(env or {})}
+        self.args = args
+        self.start(ready)
+
+    def start(self, ready=True, env=None):
+        self.env.update(env or {})
+        os.makedirs(self.state, exist_ok=True)
+        self.log_path = self.state + ".log"
+        self.log = open(self.log_path, "ab")
+        at = self.log.tell()
+        self.p = subprocess.Popen([PROGRAM, "serve", "--base", "/nonexistent/fake.gguf", "--state-dir", self.state, "--listen",
+                                   "127.0.0.1:0", *self.args], env=self.env, stderr=self.log)
+        self.port = None
+        end = time.time() + WAIT
+        while self.port is None and time.time() < end and self.p.poll() is None:
+            with open(self.log_path, "rb") as f:
+                f.seek(at)
+                for line in f.read().decode(errors="replace").splitlines():
+                    if "listening on http://127.0.0.1:" in line:
+                        self.port = int(line.rsplit(":", 1)[1])
+            time.sleep(0.01)
+        if self.port is None:
+            return
+        with open(os.path.join(self.state, "admin.token")) as f:
+            self.key = f.read().strip()
+        if ready:
+            self.until(lambda: self.call("GET", "/readyz")[0] == 200)
+
+    def call(self, method, path, body=None, headers=None, key="admin", raw=False):
+        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT)
+        h = dict(headers or {})
+        if key is not None:
+            h["Authorization"] = "Bearer " + (self.key if key == "admin" else key)
+        if isinstance(body, (dict, list)):
+            body = json.dumps(body)
+            h.setdefault("Content-Type", "application/json")
+        c.request(method, path, body, h)
+        r = c.getresponse()
+        data = r.read()
+        self.headers = {k.lower(): v for k, v in r.getheaders()}
+        c.close()
+        if raw:
+            return r.status, data
+        try:
+            return r.status, json.loads(data)
+        except ValueError:
+            return r.status, data
+
+    def ok(self, method, path, body=None, **kw):
+        status, data = self.call(method, path, body, **kw)
+        assert status == 200, (method, path, status, data)
+        return data
+
+    def until(self, condition, what="condition"):
+        end = time.time() + WAIT
+        while time.time() < end:
+            v = condition()
+            if v:
+                return v
+            time.sleep(0.02)
+        raise AssertionError("never: " + what)
+
+    def upload(self, n=20, purpose="fine-tune", name="t.jsonl", headers=None, text=None, key="admin"):
+        text = "".join(LINE % i for i in range(n)) if text is None else text
+        body = ("--B\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\n%s\r\n--B\r\nContent-Disposition: form-data; name=\"file\"; "
+                "filename=\"%s\"\r\n\r\n%s\r\n--B--\r\n" % (purpose, name, text))
+        return self.call("POST", "/v1/files", body, headers={"Content-Type": "multipart/form-data; boundary=B", **(headers or {})}, key=key)
+
+    def file(self, **kw):
+        status, data = self.upload(**kw)
+        assert status == 200, data
+        return data["id"]
+
+    def job(self, file, key="admin", **body):
+        return self.ok("POST", "/v1/fine_tuning/jobs", {"model": "fake", "training_file": file, **body}, key=key)["id"]
+
+    def get(self, job):
+        return self.ok("GET", "/v1/fine_tuning/jobs/" + job)
+
+    def wait(self, job, *status):
+        return self.until(lambda: (lambda j: j if j["status"] in status else None)(self.get(job)), "%s %s" % (job, status))
+
+    def events(self, job):
+        out, after = [], None
+        while True:
+            page = self.ok("GET", "/v1/fine_tuning/jobs/%s/events?limit=7%s" % (job, "&after=" + after if after else ""))
+            out += page["data"]
+            if not page["has_more"]:
+                return out[::-1]
+            after = page["data"][-1]["id"]
+
+    def messages(self, job):
+        return [e["message"] for e in self.events(job)]
+
+    def engine(self):
+        with open("/proc/%d/task/%d/children" % (self.p.pid, self.p.pid)) as f:
+            return [int(x) for x in f.read().split()]
+
+    def stop(self, sig=signal.SIGTERM):
+        if self.p.poll() is None:
+            self.p.send_signal(sig)
+        rc = self.p.wait(WAIT)
+        self.log.close()
+        return rc
+
+
+def checked_steps(messages, total=10):
+    steps = [m.split()[1] for m in messages if m.startswith("Step ")]
+    assert steps == ["%d/%d:" % (i, total) for i in range(1, total + 1)], messages
+
+
+def adapter(d, job):
+    with open(os.path.join(d.state, "adapters", job, "adapter_model.safetensors"), "rb") as f:
+        return f.read()
+
+
+# ---- tests: each gets a fresh state directory ----
+
+def test_job(state):
+    d = Daemon(state)
+    j = d.job(d.file(), suffix="demo", metadata={"a": "b"}, qlora={"rank": 8}, seed=7)
+    end = d.wait(j, "succeeded", "failed")
+    assert end["status"] == "succeeded" and end["error"] is None and end["seed"] == 7 and end["trained_tokens"] == 200
+    assert end["hyperparameters"] == {"n_epochs": 5, "batch_size": 1, "learning_rate_multiplier": 1.0}
+    assert end["qlora"]["rank"] == 8 and end["qlora"]["alpha"] == 16 and end["finished_at"] >= end["created_at"]
+    m = d.messages(j)
+    assert m[0] == "Created fine-tuning job: " + j and m[1].startswith("Validating training file: file-")
+    assert m[2] == "Files validated, moving job to queued state" and m[3] == "Fine-tuning job started"
+    assert m[-2] == "New fine-tuned model created: " + end["fine_tuned_model"] and m[-1] == "The job has successfully completed"
+    checked_steps(m)
+    ck = d.ok("GET", "/v1/fine_tuning/jobs/%s/checkpoints" % j)
+    assert [c["step_number"] for c in ck["data"]] == [10, 5] and ck["first_id"] == ck["data"][0]["id"]
+    assert ck["data"][0]["fine_tuned_model_checkpoint"] == end["fine_tuned_model"]
+    assert ck["data"][1]["fine_tuned_model_checkpoint"].endswith(":ckpt-step-5")
+    status, csv = d.call("GET", "/v1/files/%s/content" % end["result_files"][0], raw=True)
+    assert status == 200 and csv.startswith(b"step,train_loss") and csv.count(b"\n") == 11
+    assert adapter(d, j) == b"weights after step 10\n"
+    # lists and filters
+    other = d.job(d.file(), metadata={"a": "c"})
+    d.wait(other, "succeeded")
+    ids = lambda q: [x["id"] for x in d.ok("GET", "/v1/fine_tuning/jobs" + q)["data"]]
+    assert ids("") == [other, j] and ids("?limit=1") == [other] and ids("?after=" + other) == [j]
+    assert ids("?metadata[a]=b") == [j] and ids("?metadata[a]=z") == [] and ids("?after=ftjob-unknown") == []
+    assert ids("?status=succeeded") == [other, j] and ids("?status=failed") == []
+    since = d.ok("GET", "/v1/fine_tuning/jobs?since=0")
+    assert [x["id"] for x in since["data"]] == [j, other] and since["revision"] >= 2
+    assert d.ok("GET", "/v1/fine_tuning/jobs?since=%d" % since["revision"])["data"] == []
+    # inference with the adapter, continued training, deletion
+    chat = {"model": end["fine_tuned_model"], "messages": [{"role": "user", "content": "x"}]}
+    assert d.ok("POST", "/v1/chat/completions", chat)["choices"][0]["message"]["content"].startswith("w0")
+    third = d.ok("POST", "/v1/fine_tuning/jobs", {"model": ck["data"][1]["fine_tuned_model_checkpoint"], "training_file": d.file()})
+    assert third["qlora"]["rank"] == 8
+    d.wait(third["id"], "succeeded")
+    assert d.stop() == 0
+
+
+def test_queue(state):
+    d = Daemon(state, {"QLORAD_TEST_STEP_MS": "30"})
+    f = d.file()
+    first = d.job(f)
+    d.wait(first, "running")
+    low, high, gone = d.job(f), d.job(f, qlora={"priority": 5}), d.job(f)
+    for j in (low, high, gone):
+        d.wait(j, "queued")
+    assert d.call("DELETE", "/v1/files/" + f)[1]["error"]["code"] == "file_in_use"
+    assert d.ok("POST", "/v1/fine_tuning/jobs/%s/cancel" % gone)["status"] == "cancelled"
+    assert d.ok("POST", "/v1/fine_tuning/jobs/%s/cancel" % gone)["status"] == "cancelled"
+    for j in (first, low, high):
+        d.wait(j, "succeeded")
+    started = {j: [e["created_at"] for e in d.events(j) if "started" in e["message"]] for j in (low, high)}
+    order = [e["id"] for j in (low, high) for e in d.events(j) if "started" in e["message"]]
+    assert order[1] < order[0], started  # ids grow with time: the high priority one was picked first
+    status, body = d.call("POST", "/v1/fine_tuning/jobs/%s/cancel" % first)
+    assert status == 400 and body["error"]["code"] == "invalid_state"
+    assert d.stop() == 0
+
+
+def test_pause(state):
+    d = Daemon(state, {"QLORAD_TEST_STEP_MS": "40"})
+    j = d.job(d.file())
+    d.until(lambda: d.get(j)["qlora"].get("progress", {}).get("step", 0) >= 2, "two steps")
+    assert d.ok("POST", "/v1/fine_tuning/jobs/%s/pause" % j)["status"] == "paused"
+    d.until(lambda: d.get(j)["qlora"]["state"] == "paused")
+    assert d.ok("POST", "/v1/fine_tuning/jobs/%s/pause" % j)["qlora"]["pause_reason"] == "user"
+    step = d.get(j)["qlora"]["progress"]["step"]
+    assert d.ok("POST", "/v1/fine_tuning/jobs/%s/resume" % j)["qlora"]["state"] in ("queued", "running")
+    d.wait(j, "succeeded")
+    m = d.messages(j)
+    assert "The job was paused (user)" in m and "The job was resumed" in m and "Fine-tuning job resumed from step %d" % step in m
+    checked_steps(m)
+    # pausing withdrawn, and cancel while running
+    k = d.job(d.file())
+    d.wait(k, "running")
+    d.ok("POST", "/v1/fine_tuning/jobs/%s/pause" % k)
+    d.ok("POST", "/v1/fine_tuning/jobs/%s/resume" % k)
+    d.wait(k, "succeeded")
+    checked_steps(d.messages(k))
+    c = d.job(d.file())
+    d.wait(c, "running")
+    assert d.ok("POST", "/v1/fine_tuning/jobs/%s/cancel" % c)["status"] == "cancelled"
+    assert d.messages(c)[-1] == "The job was cancelled"
+    h = d.job(d.file(), qlora={"auto_start": False})
+    d.wait(h, "paused")
+    assert d.get(h)["qlora"]["pause_reason"] == "auto_start" and d.get(h)["hyperparameters"]["n_epochs"] == 5
+    d.ok("POST", "/v1/fine_tuning/jobs/%s/resume" % h)
+    d.wait(h, "succeeded")
+    assert d.stop() == 0
+
+
+def test_engine_dies(state):
+    """Killed once at each place: the job goes on from its last checkpoint, with each step told once."""
+    for where in ("init", "ready", "validate", "start", "step:3", "step:7", "checkpoint:5", "checkpoint:10", "done"):
+        s = os.path.join(state, where.replace(":", "-"))
+        d = Daemon(s, {"QLORAD_TEST_DIE": where, "QLORAD_TEST_DIE_MARK": os.path.join(state, where + ".mark")}, ready=False)
+        j = d.job(d.file())
+        end = d.wait(j, "succeeded", "failed")
+        assert end["status"] == "succeeded", (where, end["error"])
+        m = d.messages(j)
+        checked_steps(m)
+        assert m.count("The job has successfully completed") == 1 and len([x for x in m if x.startswith("Checkpoint created")]) == 2, m
+        if where in ("step:7", "checkpoint:5"):
+            assert "Engine restarted, job continues from step 5" in m and "Fine-tuning job resumed from step 5" in m
+        assert adapter(d, j) == b"weights after step 10\n"
+        assert d.stop() == 0
+
+
+def test_engine_keeps_dying(state):
+    """Three deaths without a newer checkpoint fail the job; the queue goes on."""
+    d = Daemon(state, {"QLORAD_TEST_DIE": "step:7", "QLORAD_TEST_DIE_MARK": state + ".mark", "QLORAD_TEST_DIE_TIMES": "3"})
+    a, b = d.job(d.file()), d.job(d.file())
+    end = d.wait(a, "failed", "succeeded")
+    assert end["status"] == "failed" and end["error"]["code"] == "engine_failure"
+    assert end["qlora"]["attempt"] == 3
+    d.wait(b, "succeeded")
+    assert d.stop() == 0
+    d = Daemon(os.path.join(state, "v"), {"QLORAD_TEST_DIE": "validate", "QLORAD_TEST_DIE_MARK": state + ".v", "QLORAD_TEST_DIE_TIMES": "3"})
+    c = d.job(d.file())
+    assert d.wait(c, "failed", "succeeded")["error"]["code"] == "engine_failure"
+    assert d.stop() == 0
+
+
+def test_control_dies(state):
+    """SIGKILL of control at many moments: nothing lost, nothing twice, the same bytes."""
+    d = Daemon(state, {"QLORAD_TEST_STEP_MS": "20", "QLORAD_TEST_STEPS": "30"})
+    j = d.job(d.file(), qlora={"save_total_limit": 2})
+    for i in range(8):
+        time.sleep(0.03 + 0.05 * i)
+        d.stop(signal.SIGKILL)
+        d.start()
+    d.wait(j, "succeeded")
+    m = d.messages(j)
+    checked_steps(m, 30)
+    assert m.count("The job has successfully completed") == 1
+    assert adapter(d, j) == b"weights after step 30\n"
+    kept = sorted(x for x in os.listdir(os.path.join(d.state, "jobs", j)) if x.startswith("step-"))
+    listed = [c["step_number"] for c in d.ok("GET", "/v1/fine_tuning/jobs/%s/checkpoints" % j)["data"]]
+    assert listed == [30, 25], listed
+    d.until(lambda: sorted(x for x in os.listdir(os.path.join(d.state, "jobs", j)) if x.startswith("step-")) == ["step-25", "step-30"], kept)
+    assert len(d.ok("GET", "/v1/fine_tuning/jobs")["data"]) == 1
+    assert d.stop() == 0
+    assert subprocess.run([PROGRAM, "check", "--state-dir", state], capture_output=True).stdout == b"ok\n"
+
+
+def test_drain(state):
+    """SIGTERM: the job is at a snapshot, back in the queue, and goes on after the next start."""
+    d = Daemon(state, {"QLORAD_TEST_STEP_MS": "40", "QLORAD_TEST_SAVE": "50"})
+    j = d.job(d.file())
+    d.until(lambda: d.get(j)["qlora"].get("progress", {}).get("step", 0) >= 3, "three steps")
+    assert d.stop() == 0
+    assert not os.path.exists(os.path.join(state, "qlorad.db-wal")) or os.path.getsize(os.path.join(state, "qlorad.db-wal")) == 0
+    d.start()
+    d.wait(j, "succeeded")
+    m = d.messages(j)
+    checked_steps(m)
+    assert any(x.startswith("The server is shutting down; the job goes on from step ") for x in m)
+    assert any(x.startswith("Fine-tuning job resumed from step ") for x in m), m
+    # a second control is kept out
+    p = subprocess.run([PROGRAM, "serve", "--base", "x", "--state-dir", state, "--listen", "127.0.0.1:0"], capture_output=True, timeout=WAIT)
+    assert p.returncode == 1 and b"in use by another" in p.stderr, p
+    assert d.stop(signal.SIGINT) == 0
+
+
+def test_snapshots(state):
+    d = Daemon(state, {"QLORAD_TEST_STEP_MS": "30", "QLORAD_TEST_SAVE": "100"})
+    j = d.job(d.file())
+    for n in (1, 3, 5, 7):
+        d.until(lambda: d.get(j)["qlora"].get("progress", {}).get("step", 0) >= n, "step")
+        d.ok("POST", "/v1/fine_tuning/jobs/%s/pause" % j)
+        d.until(lambda: d.get(j)["qlora"]["state"] == "paused")
+        d.ok("POST", "/v1/fine_tuning/jobs/%s/resume" % j)
+    left = lambda: [x for x in os.listdir(os.path.join(state, "jobs", j)) if x.startswith("step-")]
+    d.until(lambda: len(left()) <= 2, "two snapshots kept")
+    d.wait(j, "succeeded")
+    d.until(lambda: left() == ["step-10"], "snapshots gone")
+    assert [c["step_number"] for c in d.ok("GET", "/v1/fine_tuning/jobs/%s/checkpoints" % j)["data"]] == [10]
+    assert d.stop() == 0
+
+
+def test_faults(state):
+    d = Daemon(state, {"QLORAD_TEST_FAULTS": "1"})
+    j = d.job(d.file())
+    end = d.wait(j, "failed")
+    assert end["error"] == {"code": "invalid_training_file", "message": "2 bad lines", "param": "training_file"}
+    m = d.messages(j)
+    assert m[-3:] == ["Line 3: not JSON", "Line 7: no messages", "The job failed: invalid_training_file"], m
+    d.stop()
+    d.env.pop("QLORAD_TEST_FAULTS")
+    d.start()
+    k = d.job(d.file(n=9))
+    assert d.wait(k, "failed")["error"]["code"] == "invalid_n_examples"
+    d.stop()
+    d.start(env={"QLORAD_TEST_FAIL": "non_finite_loss"})
+    k = d.job(d.file())
+    assert d.wait(k, "failed")["error"]["code"] == "non_finite_loss"
+    d.stop()
+    d.start(env={"QLORAD_TEST_FAIL": "no_space"})
+    k = d.job(d.file())
+    d.until(lambda: "The job was paused (no_space)" in d.messages(k), "pause for space")
+    d.stop()
+    d.env.pop("QLORAD_TEST_FAIL")
+    d.start()  # there is space: it goes on by itself
+    d.wait(k, "succeeded")
+    assert d.stop() == 0
+
+
+def test_engine_settings(state):
+    d = Daemon(state, {"QLORAD_TEST_EXIT": "64"}, ready=False)
+    assert d.p.wait(WAIT) == 64
+    g = Daemon(os.path.join(state, "g"), {"QLORAD_TEST_EXIT": "70"}, ready=False)
+    s = g.until(lambda: (lambda x: x if x["engine"]["restarts"] >= 2 else None)(g.ok("GET", "/v1/status")), "restarts")
+    assert s["engine"]["last_exit"].startswith("exit code 70") and s["engine"]["state"] != "ready"
+    status, body = g.call("POST", "/v1/chat/completions", {"model": "fake", "messages": [{"role": "user", "content": "x"}]})
+    assert status == 503 and body["error"]["code"] in ("engine_unavailable", "loading") and int(g.headers["retry-after"]) > 0
+    assert g.call("GET", "/readyz")[0] == 503 and g.call("GET", "/livez")[0] == 200
+    j = g.job(g.file())  # the API works without an engine
+    assert g.get(j)["status"] == "validating_files"
+    assert g.stop() == 0
+    b = Daemon(os.path.join(state, "b"), {"QLORAD_TEST_GARBAGE": "1"}, ready=False)
+    b.until(lambda: b.ok("GET", "/v1/status")["engine"]["restarts"] >= 1, "broken frame ends the engine")
+    assert b.stop() == 0
+
+
+def test_requests_and_death(state):
+    d = Daemon(state, {"QLORAD_TEST_TOKENS": "1000", "QLORAD_TEST_TOKEN_MS": "20"})
+    out = []
+    chat = {"model": "fake", "messages": [{"role": "user", "content": "x"}]}
+    t = [threading.Thread(target=lambda: out.append(d.call("POST", "/v1/chat/completions", chat))) for _ in range(4)]
+    for x in t:
+        x.start()
+    time.sleep(0.5)
+    for pid in d.engine():
+        os.kill(pid, signal.SIGKILL)
+    for x in t:
+        x.join(WAIT)
+    assert [s for s, _ in out] == [503] * 4 and all(b["error"]["code"] == "engine_unavailable" for _, b in out), out
+    d.until(lambda: d.call("GET", "/readyz")[0] == 200, "a new engine")
+    assert d.stop() == 0
+
+
+def test_repeats(state):
+    d = Daemon(state)
+    f = d.file()
+    body = json.dumps({"model": "fake", "training_file": f})
+    post = lambda key, text=body, **h: d.call("POST", "/v1/fine_tuning/jobs", text, headers={
+        "Content-Type": "application/json", **({"Idempotency-Key": key} if key else {}), **h})
+    status, first = post("k1")
+    assert status == 200 and "idempotent-replayed" not in d.headers
+    status, again = post("k1")
+    assert status == 200 and again == first and d.headers["idempotent-replayed"] == "true"
+    status, other = post("k1", body.replace("}", ', "seed": 1}'))
+    assert status == 422 and other["error"]["code"] == "idempotency_key_reused"
+    status, b = post("bad", "{}")  # failed before the commit: leaves nothing
+    assert status == 400
+    assert post("bad")[0] == 200
+    plain = post(None)[1]["id"]
+    assert post(None, **{"x-stainless-retry-count": "1"})[1]["id"] == plain
+    assert post(None, **{"x-stainless-retry-count": "0"})[1]["id"] != plain
+    d.stop()
+    d.start()
+    assert post("k1")[1] == first
+    one = d.upload(headers={"Idempotency-Key": "u"})[1]
+    assert d.upload(headers={"Idempotency-Key": "u"})[1] == one
+    assert d.upload(headers={"Idempotency-Key": "u"}, n=21)[0] == 422
+    assert len(os.listdir(os.path.join(state, "files"))) >= 2
+    assert not [x for x in os.listdir(os.path.join(state, "files")) if ".tmp" in x]
+    assert d.stop() == 0
+
+
+def test_access(state):
+    d = Daemon(state)
+    token = lambda *a: subprocess.run([PROGRAM, "token", *a, "--state-dir", state], capture_output=True, text=True)
+    assert os.stat(os.path.join(state, "admin.token")).st_mode & 0o777 == 0o600
+    for key in (None, "", "qlo_", "qlo_" + "x" * 43, "nonsense"):
+        status, b = d.call("GET", "/v1/models", key=key)
+        assert status == 401 and b["error"]["code"] == "invalid_api_key" and b["error"]["message"] == "Incorrect API key provided."
+    infer = token("add", "--scopes", "infer").stdout.strip()
+    assert d.call("GET", "/v1/models", key=infer)[0] == 200
+    status, b = d.call("GET", "/v1/files", key=infer)
+    assert status == 403 and b["error"]["code"] == "insufficient_scope"
+    one, two = (token("add", "--project", p).stdout.strip() for p in ("one", "two"))
+    f = d.file(key=one)
+    j = d.job(f, key=one)
+    for key, want in ((one, 200), (two, 404), ("admin", 200)):
+        assert d.call("GET", "/v1/files/" + f, key=key)[0] == want
+        assert d.call("GET", "/v1/fine_tuning/jobs/" + j, key=key)[0] == want
+        assert d.call("GET", "/v1/fine_tuning/jobs/%s/events" % j, key=key)[0] == want
+    missing = d.call("GET", "/v1/fine_tuning/jobs/ftjob-" + "0" * 24, key=two)
+    foreign = d.call("GET", "/v1/fine_tuning/jobs/" + j, key=two)
+    assert missing[0] == foreign[0] and missing[1]["error"]["message"].replace("0" * 24, "") == foreign[1]["error"]["message"].replace(j[6:], "")
+    assert d.call("POST", "/v1/fine_tuning/jobs", {"model": "fake", "training_file": f}, key=two)[1]["error"]["param"] == "training_file"
+    assert d.ok("GET", "/v1/fine_tuning/jobs", key=two)["data"] == []
+    listed = json.loads(token("list").stdout)
+    assert len(listed) == 4 and "qlo_" not in json.dumps(listed)
+    gone = [t["id"] for t in listed if t["project"] == "two"][0]
+    assert token("revoke", gone).returncode == 0 and token("revoke", "key-none").returncode == 1
+    assert d.call("GET", "/v1/models", key=two)[0] == 401
+    assert token("add", "--scopes", "x").returncode == 1 and token("add", "--project", "a b").returncode == 1
+    for _ in range(30):
+        status, b = d.call("GET", "/v1/models", key="qlo_" + "y" * 43)
+    assert status == 429 and d.headers["retry-after"] == "60" and d.headers["x-should-retry"] == "false"
+    d.stop()
+    with open(d.log_path, "rb") as f:
+        assert b"qlo_" not in f.read()
+    d.args = ("--no-auth",)
+    d.start(ready=False)
+    d.until(lambda: d.call("GET", "/readyz")[0] == 200)
+    assert d.call("GET", "/v1/models", key=None)[0] == 200
+    assert d.stop() == 0
+
+
+def test_exports(state):
+    d = Daemon(state, {"QLORAD_TEST_DIE": "export", "QLORAD_TEST_DIE_MARK": state + ".mark"})
+    j = d.job(d.file(), suffix="x")
+    model = d.wait(j, "succeeded")["fine_tuned_model"]
+    x = d.ok("POST", "/v1/exports", {"model": model, "format": "gguf", "quantization": "q8_0"})
+    assert x["status"] in ("queued", "running") and x["quantization"] == "q8_0"
+    got = d.until(lambda: (lambda e: e if e["status"] == "succeeded" else None)(d.ok("GET", "/v1/exports/" + x["id"])), "export")
+    assert got["files"][0]["bytes"] == 23 and got["progress"] == 1.0 and got["expires_at"] > got["finished_at"]
+    status, data = d.call("GET", "/v1/exports/%s/content" % x["id"], raw=True)
+    assert status == 200 and data == b"weights after step 99\n", data
+    for body, param in (({}, "model"), ({"model": model}, "format"), ({"model": model, "format": "onnx"}, "format"),
+                        ({"model": model, "format": "gguf", "quantization": "q5_0"}, "quantization"),
+                        ({"model": model, "format": "gguf", "quantization": 4}, "quantization"),
+                        ({"model": model, "format": "peft", "quantization": "f16"}, "quantization"),
+                        ({"model": model, "format": "gguf_lora", "quantization": "q8_0"}, "quantization"),
+                        ({"model": "fake", "format": "peft"}, "model"),
+                        ({"model": model, "format": "gguf", "merge_base": "original"}, "merge_base")):
+        status, b = d.call("POST", "/v1/exports", body)
+        assert status == 400 and b["error"]["param"] == param, (body, b)
+    assert d.call("POST", "/v1/exports", {"model": "ft:none", "format": "gguf"})[0] == 404
+    assert d.ok("DELETE", "/v1/exports/" + x["id"])["deleted"] is True
+    d.until(lambda: os.listdir(os.path.join(state, "exports")) == [], "files gone")
+    assert d.call("GET", "/v1/exports/" + x["id"])[0] == 404
+    assert d.stop() == 0
+
+
+def test_stream(state):
+    d = Daemon(state, {"QLORAD_TEST_STEP_MS": "30"})
+    j = d.job(d.file())
+    c = http.client.HTTPConnection("127.0.0.1", d.port, timeout=WAIT)
+    c.request("GET", "/v1/fine_tuning/jobs/%s/events?stream=true" % j, headers={"Authorization": "Bearer " + d.key})
+    r = c.getresponse()
+    text = r.read().decode()
+    c.close()
+    seen = [json.loads(x[6:])["id"] for x in text.splitlines() if x.startswith("data: {")]
+    assert seen == [e["id"] for e in d.events(j)] and text.rstrip().endswith("data: [DONE]")
+    status, rest = d.call("GET", "/v1/fine_tuning/jobs/%s/events?stream=true" % j, headers={"Last-Event-ID": seen[-1]}, raw=True)
+    assert status == 204, (status, rest)
+    assert d.stop() == 0
+
+
+def test_leftovers(state):
+    """What no row names is swept at start; a row without bytes is forgotten."""
+    d = Daemon(state)
+    j = d.job(d.file())
+    d.wait(j, "succeeded")
+    f = d.file()
+    d.stop()
+    for path in ("files/file-x.tmp.1.1", "files/stray"):
+        open(os.path.join(state, path), "w").close()
+    for path in ("jobs/ftjob-stray/step-1", "adapters/stray", "exports/stray", "jobs/%s/step-99" % j, "jobs/%s/step-7.tmp" % j):
+        os.makedirs(os.path.join(state, path))
+    os.unlink(os.path.join(state, "files", f))
+    shutil.rmtree(os.path.join(state, "jobs", j, "step-5"))
+    d.start()
+    assert "stray" not in str([os.listdir(os.path.join(state, x)) for x in ("files", "jobs", "adapters", "exports")])
+    assert sorted(os.listdir(os.path.join(state, "jobs", j))) == ["step-10", "step_metrics.csv"]
+    assert d.call("GET", "/v1/files/" + f)[0] == 404
+    assert [c["step_number"] for c in d.ok("GET", "/v1/fine_tuning/jobs/%s/checkpoints" % j)["data"]] == [10]
+    assert d.stop() == 0
+
+
+def test_notify(state):
+    path = os.path.join(state, "n")
+    os.makedirs(state, exist_ok=True)
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    s.bind(path)
+    s.settimeout(WAIT)
+    d = Daemon(os.path.join(state, "s"), {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "200000"})
+    assert s.recv(100) == b"READY=1" and s.recv(100) == b"WATCHDOG=1"
+    d.p.send_signal(signal.SIGTERM)
+    while not s.recv(100).startswith(b"STOPPING=1"):
+        pass
+    assert d.stop() == 0
+
+
+def main():
+    names = sys.argv[3:] or [n for n in globals() if n.startswith("test_")]
+    failed = []
+    for name in names:
+        top = tempfile.mkdtemp(prefix="qlorad-control-")
+        before = time.time()
+        try:
+            globals()[name](os.path.join(top, "state"))
+            print("ok   %-24s %5.1f s" % (name, time.time() - before), flush=True)
+        except BaseException:
+            failed.append(name)
+            print("FAIL %s\n%s" % (name, traceback.format_exc()), flush=True)
+            for root, _, files in os.walk(top):
+                for log in (x for x in files if x.endswith(".log")):
+                    with open(os.path.join(root, log), errors="replace") as f:
+                        print("%s:\n%s" % (log, "".join(f.readlines()[-30:])), flush=True)
+        finally:
+            for child in left_over(top):
+                os.kill(child, signal.SIGKILL)
+            shutil.rmtree(top, ignore_errors=True)
+    print("%d of %d failed %s" % (len(failed), len(names), failed))
+    return 1 if failed else 0
+
+
+def left_over(top):
+    """Processes of ours that a failed test left, known by the state directory in their arguments."""
+    out = []
+    for pid in os.listdir("/proc"):
+        try:
+            with open("/proc/%s/cmdline" % pid, "rb") as f:
+                if pid.isdigit() and top.encode() in f.read():
+                    out.append(int(pid))
+        except OSError:
+            pass
+    return out
+
+
+sys.exit(main())
