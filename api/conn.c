@@ -109,7 +109,7 @@ static void opened(struct ql_listener *l, struct MHD_Connection *mhd, void **soc
 
 		(void)getsockopt(c->fd, SOL_SOCKET, SO_PEERCRED, &cred, &n);
 		(void)snprintf(c->peer, sizeof c->peer, "uid:%u", (unsigned)cred.uid);
-		c->over = ++h->n_unix > QL_HTTP_CONNECTIONS_UNIX || same_peer(h, c->peer) >= PER_UID;
+		c->over = ++h->n_unix > h->max_unix || same_peer(h, c->peer) >= PER_UID;
 	} else {
 		int one = 1;
 
@@ -117,7 +117,7 @@ static void opened(struct ql_listener *l, struct MHD_Connection *mhd, void **soc
 		memset(&addr, 0, sizeof addr);
 		if (getpeername(c->fd, (struct sockaddr *)&addr, &len) == 0)
 			peer_of_address((struct sockaddr *)&addr, c);
-		c->over = ++h->n_tcp > QL_HTTP_CONNECTIONS_TCP;
+		c->over = ++h->n_tcp > h->max_tcp;
 	}
 	ql_conn_phase(c, QL_PHASE_HEAD);
 	c->next = h->conns;

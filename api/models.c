@@ -105,7 +105,7 @@ static void adapter_request(struct ql_req *r, bool load)
 					 "device, and removed from it, as needed.");
 	else
 		(void)ql_bad_unsupported(&f, load ? "lora_path" : "lora_name",
-					 "Importing adapters from a directory is not configured (adapter_import_dir).");
+					 "Importing adapters from a directory is not supported by this version.");
 bad:
 	ql_reply_fault(r, &f);
 }

@@ -2,21 +2,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #include "api/reply.h"
 #include "api/sse.h"
 #include "core/base/json.h"
 #include "core/base/limits.h"
 #include "core/base/log.h"
-#include "daemon/auth.h"
 #include "daemon/metrics.h"
 
 enum { STAGE_HEAD, STAGE_BODY, STAGE_WORK, STAGE_DONE };
 
-#define SMALL_BODY QL_KIB(64) /* bodies up to this are read before a fault of the head is answered */
 #define DROP_MAX QL_KIB(64)   /* a chunked body may exceed its limit by so much before the connection is cut */
-#define UPLOAD_SLACK QL_KIB(64) /* form fields and boundaries around the file */
 
 void *ql_req_begin(void *cls, const char *uri, struct MHD_Connection *mhd)
 {
@@ -42,122 +38,6 @@ void *ql_req_begin(void *cls, const char *uri, struct MHD_Connection *mhd)
 	return r;
 }
 
-static enum MHD_Result collect_header(void *cls, enum MHD_ValueKind kind, const char *key, size_t key_size, const char *value,
-				      size_t value_size)
-{
-	(void)kind;
-	(void)key_size;
-	ql_headers_add(cls, key, value, value_size);
-	return MHD_YES;
-}
-
-static void rejected(struct ql_req *r, const char *reason)
-{
-	char labels[64];
-
-	ql_metrics_labels(labels, sizeof labels, "reason", reason, NULL);
-	ql_metrics_add(r->ctl->metrics, QLM_HTTP_REJECTED, labels, 1);
-}
-
-/* Framing, target, method: faults here close the connection. */
-static int check_form(struct ql_req *r, const char *method, const char *version, struct ql_fault *f)
-{
-	struct ql_err e;
-	int rc;
-
-	(void)MHD_get_connection_values_n(r->mhd, MHD_HEADER_KIND, collect_header, &r->headers);
-	rc = ql_headers_check(&r->headers, &r->framing, f);
-	if (rc != QL_OK)
-		return rc;
-	if (r->raw_target == NULL)
-		return ql_bad_internal(f);
-	if (version != r->raw_end + 1)
-		return ql_bad(f, 400, "invalid_value", NULL, "The request line is malformed.");
-	if (ql_target_parse(&r->target, r->raw_target, strlen(r->raw_target), &e) != QL_OK)
-		return ql_bad(f, 400, "invalid_value", NULL, "Malformed request target: %s.", e.message);
-	r->method = ql_method_of(method);
-	if (r->target.asterisk && r->method != QL_OPTIONS)
-		return ql_bad(f, 400, "invalid_value", NULL, "The target '*' is for OPTIONS only.");
-	return QL_OK;
-}
-
-static int check_access(struct ql_req *r, struct ql_fault *f)
-{
-	const struct ql_config *c = r->ctl->config;
-	const struct ql_route *route;
-	int rc;
-
-	if (!r->conn->is_unix && ql_host_check(r->headers.host, &c->hosts, f) != QL_OK) {
-		rejected(r, "host");
-		return QL_EINVAL;
-	}
-	if (ql_origin_check(r->headers.origin, &c->origins, &r->cors, f) != QL_OK) {
-		rejected(r, "origin");
-		return QL_EINVAL;
-	}
-	r->match = ql_route_find(ql_routes, ql_routes_n, r->method, &r->target);
-	route = r->match.route;
-	if (r->method == QL_OPTIONS || (route != NULL && route->scopes == 0))
-		return QL_OK;
-	rc = ql_auth_check(r->ctl, r->headers.auth, r->conn->peer, r->conn->is_unix, &r->who, f);
-	if (rc != QL_OK) {
-		rejected(r, "auth");
-		return rc;
-	}
-	if (route == NULL && r->match.methods != 0)
-		return ql_bad(f, 405, "method_not_allowed", NULL, "Not allowed to use this method on this URL.");
-	if (route == NULL)
-		return ql_bad(f, 404, "unknown_url", NULL, "Unknown request URL. Please check the URL for typos.");
-	return ql_auth_scope(&r->who, route->scopes, f);
-}
-
-static uint64_t body_limit(const struct ql_req *r)
-{
-	if (r->match.route == NULL || r->match.route->body == QL_BODY_NONE || r->match.route->body == QL_BODY_OPTIONAL)
-		return SMALL_BODY;
-	return r->match.route->body == QL_BODY_JSON ? QL_JSON_BODY_MAX :
-						      (uint64_t)r->ctl->config->upload_max_bytes + UPLOAD_SLACK;
-}
-
-static int too_large(struct ql_req *r, struct ql_fault *f)
-{
-	rejected(r, "size");
-	return ql_bad(f, 413, "request_too_large", NULL, "The request body is larger than the %llu bytes allowed.",
-		      (unsigned long long)body_limit(r));
-}
-
-static int wrong_media(struct ql_req *r, struct ql_fault *f)
-{
-	enum ql_body body = r->match.route->body;
-	const char *want = body == QL_BODY_UPLOAD ? "multipart/form-data" : "application/json";
-
-	if (body == QL_BODY_NONE || ql_media_type_is(r->headers.type, want))
-		return QL_OK;
-	return ql_bad(f, 415, "unsupported_media_type", NULL, "Content-Type must be %s.", want);
-}
-
-static int check_body_head(struct ql_req *r, struct ql_fault *f)
-{
-	const struct ql_route *route = r->match.route;
-	bool has_body = r->framing.chunked || r->framing.length > 0;
-	int rc = QL_OK;
-
-	if (r->framing.has_length && r->framing.length > body_limit(r))
-		return too_large(r, f);
-	if (route == NULL)
-		return QL_OK;
-	if ((route->flags & QL_ROUTE_WORK) && r->ctl->draining) {
-		(void)ql_bad(f, 503, "draining", NULL, "The server is shutting down; try again soon.");
-		f->retry_after = 5;
-		return QL_EBUSY;
-	}
-	if (has_body || route->body == QL_BODY_UPLOAD)
-		rc = wrong_media(r, f);
-	if (rc == QL_OK && route->body == QL_BODY_UPLOAD)
-		rc = ql_upload_begin(r, f);
-	return rc;
-}
-
 static enum MHD_Result send_reply(struct ql_req *r)
 {
 	enum MHD_Result ok;
@@ -178,21 +58,9 @@ static enum MHD_Result send_reply(struct ql_req *r)
 static enum MHD_Result on_head(struct ql_req *r, const char *method, const char *version)
 {
 	struct ql_fault f = {0};
-	bool must_close = true;
-	int rc;
+	bool must_close;
 
-	if (r->conn->over || r->http->stopping) {
-		(void)ql_bad(&f, 503, "engine_unavailable", NULL, "Too many connections.");
-		f.retry_after = 1;
-	} else if (check_form(r, method, version, &f) == QL_OK) {
-		must_close = false;
-		rc = check_access(r, &f);
-		if (rc == QL_OK)
-			rc = check_body_head(r, &f);
-		else
-			must_close = r->framing.length > SMALL_BODY || (r->framing.chunked && r->who.scopes == 0);
-		must_close |= f.status == 413;
-	}
+	must_close = ql_req_check_head(r, method, version, &f);
 	if (f.status == 0) {
 		r->stage = STAGE_BODY;
 		ql_conn_phase(r->conn, QL_PHASE_BODY);
@@ -200,7 +68,7 @@ static enum MHD_Result on_head(struct ql_req *r, const char *method, const char 
 	}
 	/* An answer in this first call always closes the connection; a fault that leaves it usable is answered when the
 	 * (small) body is in. */
-	if (!must_close && r->headers.expect == NULL && r->framing.length <= SMALL_BODY) {
+	if (!must_close && r->headers.expect == NULL && r->framing.length <= QL_REQ_SMALL_BODY) {
 		r->fault = f;
 		r->drop = true;
 		r->stage = STAGE_BODY;
@@ -214,7 +82,7 @@ static enum MHD_Result on_head(struct ql_req *r, const char *method, const char 
 
 static enum MHD_Result on_body(struct ql_req *r, const char *data, size_t *len)
 {
-	uint64_t limit = r->drop && r->match.route == NULL ? SMALL_BODY : body_limit(r);
+	uint64_t limit = r->drop && r->match.route == NULL ? QL_REQ_SMALL_BODY : ql_req_body_limit(r);
 	size_t n = *len;
 
 	*len = 0; /* all of it is taken */
@@ -223,7 +91,7 @@ static enum MHD_Result on_body(struct ql_req *r, const char *data, size_t *len)
 		return MHD_NO;
 	if (r->received > limit && !r->drop) {
 		r->drop = true;
-		(void)too_large(r, &r->fault);
+		(void)ql_req_too_large(r, &r->fault);
 		r->close = true;
 	}
 	if (r->drop || r->match.route == NULL || r->match.route->body == QL_BODY_NONE)
@@ -249,7 +117,7 @@ static int parse_json(struct ql_req *r, struct ql_fault *f)
 			return QL_OK;
 		return ql_bad(f, 400, "invalid_json", NULL, "The request body is empty; expected a JSON object.");
 	}
-	rc = wrong_media(r, f); /* a chunked body shows its length only now */
+	rc = ql_req_media(r, f); /* a chunked body shows its length only now */
 	if (rc != QL_OK)
 		return rc;
 	rc = ql_json_parse(r->body.data, r->body.len, QL_JSON_BODY_MAX, &r->json, &e);
@@ -366,19 +234,21 @@ void ql_req_release(struct ql_req *r)
 void ql_req_end(void *cls, struct MHD_Connection *mhd, void **con_cls, enum MHD_RequestTerminationCode code)
 {
 	struct ql_req *r = *con_cls;
+	bool cut;
 
 	(void)cls;
 	(void)code; /* says COMPLETED_OK for replies to dead peers too */
 	*con_cls = NULL;
 	if (r == NULL)
 		return;
+	cut = r->gone;
 	r->gone = true;
 	r->in_callback = true; /* nothing resumes it any more */
 	ql_req_release(r);
 	if (r->on_free != NULL)
 		r->on_free(r);
 	ql_upload_drop(r);
-	if (!r->http->stopping)
+	if (!r->http->stopping && !cut)
 		(void)MHD_set_connection_option(mhd, MHD_CONNECTION_OPTION_TIMEOUT, (unsigned)QL_HTTP_IDLE_SECONDS);
 	record(r);
 	r->conn->req = NULL;

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "api/listen.h"
@@ -21,6 +22,7 @@
 
 #define SWEEP_MS 500
 #define POOL_BYTES QL_KIB(64)
+#define FDS_RESERVED 160 /* database, files in work, engine, listeners */
 
 uint64_t ql_now_ms(const struct ql_http *h) { return uv_now(h->ctl->loop); }
 
@@ -81,7 +83,7 @@ static void on_library_log(void *cls, const char *fmt, va_list ap)
 static int daemon_start(struct ql_listener *l, struct ql_err *e)
 {
 	const union MHD_DaemonInfo *info;
-	unsigned limit = (l->is_unix ? QL_HTTP_CONNECTIONS_UNIX : QL_HTTP_CONNECTIONS_TCP) + QL_HTTP_CONNECTIONS_RESERVE;
+	unsigned limit = (unsigned)(l->is_unix ? l->http->max_unix : l->http->max_tcp) + QL_HTTP_CONNECTIONS_RESERVE;
 	int rc;
 
 	l->daemon = MHD_start_daemon(
@@ -142,6 +144,24 @@ static int add_listener(struct ql_http *h, const char *address, int fd, struct q
 	return rc;
 }
 
+/* An accept that finds no descriptor would be tried again at once, for ever: connections get what is left after a reserve. */
+static void set_limits(struct ql_http *h)
+{
+	const size_t want = QL_HTTP_CONNECTIONS_TCP + QL_HTTP_CONNECTIONS_UNIX;
+	struct rlimit lim;
+	size_t have;
+
+	h->max_tcp = QL_HTTP_CONNECTIONS_TCP;
+	h->max_unix = QL_HTTP_CONNECTIONS_UNIX;
+	if (getrlimit(RLIMIT_NOFILE, &lim) != 0 || lim.rlim_cur >= want + FDS_RESERVED)
+		return;
+	have = lim.rlim_cur > FDS_RESERVED + 64 ? (size_t)lim.rlim_cur - FDS_RESERVED : 64;
+	h->max_tcp = QL_HTTP_CONNECTIONS_TCP * have / want;
+	h->max_unix = QL_HTTP_CONNECTIONS_UNIX * have / want;
+	ql_log(QL_LOG_WARN, "http", "only %llu descriptors: at most %zu TCP and %zu UNIX connections",
+	       (unsigned long long)lim.rlim_cur, h->max_tcp, h->max_unix);
+}
+
 int ql_http_start(struct ql_control *ctl, struct ql_err *e)
 {
 	const struct ql_config *c = ctl->config;
@@ -152,6 +172,7 @@ int ql_http_start(struct ql_control *ctl, struct ql_err *e)
 		return ql_err_set(e, QL_ENOMEM, "HTTP server");
 	h->ctl = ctl;
 	ctl->http = h;
+	set_limits(h);
 	(void)signal(SIGPIPE, SIG_IGN);
 	MHD_set_panic_func(on_panic, NULL);
 	(void)uv_timer_init(ctl->loop, &h->sweep);

@@ -21,6 +21,7 @@
 #include "api/multipart.h"
 #include "api/router.h"
 #include "core/base/buf.h"
+#include "core/base/limits.h"
 #include "daemon/control.h"
 
 struct ql_conn;
@@ -44,6 +45,7 @@ struct ql_http {
 	uv_timer_t sweep;
 	struct ql_conn *conns; /* all, doubly linked */
 	size_t n_tcp, n_unix, n_requests;
+	size_t max_tcp, max_unix; /* connections, by the limits and by the descriptors we may have */
 	uint64_t drain_until_ms; /* 0 = not draining */
 	bool stopping;
 };
@@ -126,6 +128,14 @@ enum MHD_Result ql_conn_accept(void *cls, const struct sockaddr *addr, socklen_t
 void ql_conn_phase(struct ql_conn *c, enum ql_phase phase);
 void ql_conn_sweep(struct ql_http *h); /* each 500 ms */
 void ql_conn_cut(struct ql_conn *c);   /* the library closes it soon */
+
+/* ---- request_head.c ---- */
+#define QL_REQ_SMALL_BODY QL_KIB(64) /* bodies up to this are read before a fault of the head is answered */
+/* All checks of the head; f->status 0: passed.  Returns true if the connection cannot be used after the fault. */
+bool ql_req_check_head(struct ql_req *r, const char *method, const char *version, struct ql_fault *f);
+uint64_t ql_req_body_limit(const struct ql_req *r);
+int ql_req_too_large(struct ql_req *r, struct ql_fault *f); /* 413 */
+int ql_req_media(struct ql_req *r, struct ql_fault *f);     /* 415 unless the Content-Type is the route's */
 
 /* ---- request.c ---- */
 void *ql_req_begin(void *cls, const char *uri, struct MHD_Connection *mhd);

@@ -80,7 +80,8 @@ static float *take_f32(size_t n, float v, float step)
 
 static void give(void *p) { dev->ops->free(dev, p); }
 
-static double time_us(int reps, const std::function<void(int)> &f)
+/* median over reps of the time of one call; `inner` calls lie between two events, so that launch gaps count as they do in a stream of work */
+static double time_us(int reps, const std::function<void(int)> &f, int inner = 1)
 {
 	std::vector<float> t;
 	cudaEvent_t a, b;
@@ -93,11 +94,12 @@ static double time_us(int reps, const std::function<void(int)> &f)
 		float ms;
 
 		CU(cudaEventRecord(a, q->s));
-		f(i);
+		for (int k = 0; k < inner; k++)
+			f(i * inner + k);
 		CU(cudaEventRecord(b, q->s));
 		CU(cudaEventSynchronize(b));
 		CU(cudaEventElapsedTime(&ms, a, b));
-		t.push_back(ms);
+		t.push_back(ms / (float)inner);
 	}
 	CU(cudaEventDestroy(a));
 	CU(cudaEventDestroy(b));
@@ -199,14 +201,14 @@ static void bench_quant(void)
 	double us = time_us(40, [&](int i) {
 		OK(cu_quant_blocks(dev, q, src[i % N], QL_BF16, 0, n, &book, codes, absmax, bad, &err));
 		OK(cu_quant_nested(dev, q, absmax, m, map, aq, nested, off, tmp, &err));
-	});
-	double us1 = time_us(40, [&](int i) { OK(cu_quant_blocks(dev, q, src[i % N], QL_BF16, 0, n, &book, codes, absmax, bad, &err)); });
+	}, 4);
+	double us1 = time_us(40, [&](int i) { OK(cu_quant_blocks(dev, q, src[i % N], QL_BF16, 0, n, &book, codes, absmax, bad, &err)); }, 4);
 	printf("quantise 14336x4096 bf16 -> nf4 nested: %.1f us, %.2f TB/s read (blocks alone %.1f us, %.2f TB/s)\n", us, n * 2 / us / 1e6, us1,
 	       n * 2 / us1 / 1e6);
 	struct ql_weight *w[N];
 	for (int i = 0; i < N; i++)
 		w[i] = synthetic(H, {F});
-	us = time_us(40, [&](int i) { OK(cu_weight_expand(dev, q, w[i % N], src[i % 2], H, &err)); });
+	us = time_us(40, [&](int i) { OK(cu_weight_expand(dev, q, w[i % N], src[i % N], H, &err)); }, 8);
 	printf("dequantise 14336x4096 nf4 nested -> bf16: %.1f us, %.2f TB/s written (%.2f TB/s moved)\n", us, n * 2 / us / 1e6, n * (2 + .516) / us / 1e6);
 	for (int i = 0; i < N; i++) {
 		dev->ops->weight_free(dev, w[i]);
@@ -231,14 +233,14 @@ static void bench_matvec(void)
 		for (int i = 0; i < N; i++)
 			w[i] = synthetic(s.in, s.out);
 		for (uint32_t T : {1u, 4u, 8u, 16u}) {
-			double us = time_us(60, [&](int i) {
+			double us = time_us(15, [&](int i) {
 				struct ql_linear a = {};
 
 				a.w = w[i % N];
 				a.x = {x, QL_BF16, T, s.in, s.in};
 				a.y = {y, QL_BF16, T, out, out};
 				OK(dev->ops->linear(dev, q, &a, &err));
-			});
+			}, 12);
 			printf("matvec nf4 %ux%u T=%u: %.1f us, %.2f TB/s of weights\n", out, s.in, T, us, cu_weight_bytes(w[0]) / us / 1e6);
 		}
 		for (int i = 0; i < N; i++)
@@ -365,8 +367,7 @@ static void bench_layer(uint32_t T, uint32_t seq, bool resident)
 	std::vector<std::pair<op_time, std::function<void(void)>>> ops = {
 		{{"rmsnorm 1", 0, 2 * TH, {}}, [&] { OK(o->rmsnorm(dev, q, act(x0, T, H, H), w1, 1e-5f, act(h1, T, H, H + E), rs1, &err)); }},
 		{{"linear qkv", gf(QKV, H), 0, {}}, [&] { lin(l.qkv, 0, act(h1, T, H, H + E), act(qkv, T, QKV, lq), NULL, 0); }},
-		{{"rope q", 0, 2 * TH, {}}, [&] { OK(o->rope(dev, q, f.q, NQ, HD, dpos, dinv, 1, &err)); }},
-		{{"rope k", 0, TH / 2, {}}, [&] { OK(o->rope(dev, q, f.k, NKV, HD, dpos, dinv, 1, &err)); }},
+		{{"rope q|k", 0, 2.5 * TH, {}}, [&] { OK(o->rope(dev, q, act(qkv, T, H + 1024, lq), NQ + NKV, HD, dpos, dinv, 1, &err)); }},
 		{{"attention", fa, 0, {}}, [&] { OK(o->attention(dev, q, &f, &err)); }},
 		{{"linear o", gf(H, H), 0, {}}, [&] { lin(l.o, 1, act(at, T, H, H + E), act(x2, T, H, H), x0, H); }},
 		{{"rmsnorm 2", 0, 2 * TH, {}}, [&] { OK(o->rmsnorm(dev, q, act(x2, T, H, H), w1, 1e-5f, act(h2, T, H, H + E), rs2, &err)); }},
@@ -385,8 +386,7 @@ static void bench_layer(uint32_t T, uint32_t seq, bool resident)
 		 [&] { OK(o->rmsnorm_grad(dev, q, act(x2, T, H, H), w1, rs2, act(dh, T, H, H + E), act(dy, T, H, H + E), act(dx2, T, H, H + E), &err)); }},
 		{{"grad o", gf(H, H), 0, {}}, [&] { grad(l.o, 1, act(dx2, T, H, H + E), act(at, T, H, H + E), act(dat, T, H, H + E)); }},
 		{{"attention grad", 2.5 * fa, 0, {}}, [&] { OK(o->attention_grad(dev, q, &fg, &err)); }},
-		{{"rope grad q", 0, 2 * TH, {}}, [&] { OK(o->rope(dev, q, fg.dq, NQ, HD, dpos, dinv, -1, &err)); }},
-		{{"rope grad k", 0, TH / 2, {}}, [&] { OK(o->rope(dev, q, fg.dk, NKV, HD, dpos, dinv, -1, &err)); }},
+		{{"rope grad q|k", 0, 2.5 * TH, {}}, [&] { OK(o->rope(dev, q, act(dqkv, T, H + 1024, lq), NQ + NKV, HD, dpos, dinv, -1, &err)); }},
 		{{"grad qkv", gf(QKV, H), 0, {}}, [&] { grad(l.qkv, 0, act(dqkv, T, QKV, lq), act(h1, T, H, H + E), act(dh, T, H, H + E)); }},
 		{{"rmsnorm grad 1", 0, 4 * TH, {}},
 		 [&] { OK(o->rmsnorm_grad(dev, q, act(x0, T, H, H), w1, rs1, act(dh, T, H, H + E), act(dx2, T, H, H + E), act(dx, T, H, H + E), &err)); }},
@@ -427,7 +427,7 @@ static void bench_layer(uint32_t T, uint32_t seq, bool resident)
 	}) / 8;
 	double fwd_us = time_us(5, [&](int) {
 		for (int k = 0; k < 8; k++)
-			for (size_t i = 0; i < 10; i++)
+			for (size_t i = 0; i < 9; i++)
 				ops[i].second();
 	}) / 8;
 	/* the same layer's bare matrix products */
@@ -574,8 +574,7 @@ static void bench_decode(void)
 
 				OK(o->rmsnorm(dev, q, rows(x, H, H), w1, 1e-5f, rows(h, H, H), NULL, &err));
 				lin(l.qkv, h, H, qkv, QL_BF16, QKV, NULL, 7 * i);
-				OK(o->rope(dev, q, rows(qkv, H, QKV), NQ, HD, dpos, dinv, 1, &err));
-				OK(o->rope(dev, q, rows(qkv + H, 1024, QKV), NKV, HD, dpos, dinv, 1, &err));
+				OK(o->rope(dev, q, rows(qkv, H + 1024, QKV), NQ + NKV, HD, dpos, dinv, 1, &err)); /* q and k lie side by side */
 				ql_tensor kct = {kc[i], QL_BF16, n_blocks * BT, 1024, 1024}, vct = {vc[i], QL_BF16, n_blocks * BT, 1024, 1024};
 				OK(o->kv_write(dev, q, rows(qkv + H, 1024, QKV), rows(qkv + H + 1024, 1024, QKV), dsl, kct, vct, &err));
 				p.q = rows(qkv, H, QKV), p.o = rows(at, H, H), p.k_cache = kct, p.v_cache = vct, p.n_head = NQ, p.n_kv = NKV, p.head_dim = HD;

@@ -21,7 +21,7 @@ struct ql_strings {
 struct ql_config {
 	char *base;                   /* GGUF file or HF directory; required */
 	char *state_dir;
-	struct ql_strings listen;     /* "127.0.0.1:8177", "[::1]:0", "unix:/path"; never empty */
+	struct ql_strings listen;     /* "127.0.0.1:8177", "[::1]:0", "unix:/path"; empty only with passed sockets */
 	char *device;                 /* auto | cpu | cuda | cuda:N */
 	int64_t threads;              /* 0 = all */
 	char *model_name;             /* id of the base; NULL: from the file's name */

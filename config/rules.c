@@ -147,7 +147,7 @@ int ql_config_finish(struct ql_config *c, char **env, struct ql_err *e)
 		return ql_err_param(e, QL_EINVAL, "device", "device: '%s' is none of auto, cpu, cuda, cuda:N", c->device);
 	if (c->state_dir == NULL && (rc = default_state_dir(c, env, e)) != QL_OK)
 		return rc;
-	if (c->listen.n == 0) {
+	if (c->listen.n == 0 && variable(env, "LISTEN_FDS") == NULL) { /* passed sockets are enough */
 		if (runtime != NULL)
 			(void)snprintf(listen, sizeof listen, "unix:%.*s/api.sock", (int)strcspn(runtime, ":"), runtime);
 		else

@@ -16,7 +16,7 @@ int ql_token_main(int argc, char **argv);
 int ql_check_main(int argc, char **argv);
 /* Opens (making it, 0700) the state directory; fd or QL_ code. */
 int ql_state_open(const char *path, struct ql_err *e);
-/* The exclusive lock that keeps a second control out; QL_EBUSY. */
+/* The exclusive lock that keeps a second control out: STATE/lock, held while the returned descriptor is open.  QL_EBUSY. */
 int ql_state_lock(int fd, struct ql_err *e);
 
 #endif

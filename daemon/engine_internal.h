@@ -58,6 +58,9 @@ int ql_engines_open(struct ql_control *ctl, struct ql_err *e); /* makes the list
 void ql_engine_start(struct ql_engine *en);
 void ql_engine_kill(struct ql_engine *en, const char *reason);
 void ql_engine_drain(struct ql_engine *en); /* drain frame, then closing */
+/* state_dir.c: false while the engine of an earlier control still runs.  The lock is on the state directory's own open file,
+ * which engines inherit: it ends with the last of them. */
+bool ql_state_lock_engine(int fd);
 bool ql_engine_gone(const struct ql_engine *en); /* no process */
 void ql_engines_close(struct ql_control *ctl);
 void ql_engines_free(struct ql_control *ctl);

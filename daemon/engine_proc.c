@@ -323,6 +323,11 @@ void ql_engine_start(struct ql_engine *en)
 
 	if (en->closing || en->process_open || en->pipe_open)
 		return;
+	if (!ql_state_lock_engine(en->ctl->state_fd)) {
+		ql_log(QL_LOG_WARN, "engine", "waiting for the end of the engine of an earlier run");
+		(void)uv_timer_start(&en->timer, on_restart, BACKOFF_FIRST_MS, 0);
+		return;
+	}
 	en->eof = en->drain_sent = false;
 	en->kill_reason = NULL;
 	en->killed_ms = 0;

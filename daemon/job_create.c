@@ -81,19 +81,6 @@ static int make_draft(struct ql_control *ctl, const struct ql_who *who, const js
 	return QL_OK;
 }
 
-static int insert_metadata(struct ql_control *ctl, const struct draft *d, struct ql_err *e)
-{
-	const char *key;
-	json_t *v;
-	int rc = 0;
-
-	json_object_foreach((json_t *)(uintptr_t)d->req.metadata, key, v)
-		if (rc >= 0)
-			rc = ql_store_run(ctl->store, e, "INSERT INTO job_metadata (job, key, value) VALUES (?1, ?2, ?3)", "sss", d->id, key,
-					  json_string_value(v));
-	return rc < 0 ? rc : QL_OK;
-}
-
 static int insert_row(struct ql_control *ctl, const struct ql_who *who, const struct draft *d, struct ql_err *e)
 {
 	char *recipe = ql_json_text(d->req.recipe), *metadata = d->req.metadata == NULL ? NULL : ql_json_text(d->req.metadata);
@@ -111,7 +98,7 @@ static int insert_row(struct ql_control *ctl, const struct ql_who *who, const st
 				  d->req.seed, metadata, (int64_t)json_integer_value(json_object_get(d->req.recipe, "priority")), recipe);
 	free(recipe);
 	free(metadata);
-	return rc < 0 ? rc : insert_metadata(ctl, d, e);
+	return rc < 0 ? rc : QL_OK;
 }
 
 static int insert_events(struct ql_control *ctl, const struct draft *d, struct ql_err *e)

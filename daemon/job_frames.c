@@ -184,6 +184,7 @@ static int f_started(struct ql_control *ctl, struct ql_live *l, const json_t *f,
 	const json_t *recipe = json_object_get(f, "recipe");
 	int64_t step = 0, total = 0, n = 0;
 	const char *device = NULL;
+	json_t *resolved;
 	bool exact = true;
 	struct ql_job j;
 	int rc;
@@ -197,15 +198,17 @@ static int f_started(struct ql_control *ctl, struct ql_live *l, const json_t *f,
 			return rc;
 	if ((rc = begin_for(ctl, l, &j, e)) != QL_OK)
 		return rc;
+	resolved = json_object();
 	for (size_t i = 0; i < 4; i++)
 		if (json_is_integer(json_object_get(recipe, keys[i])))
-			(void)json_object_set_new(j.recipe, keys[i], json_integer(json_integer_value(json_object_get(recipe, keys[i]))));
+			(void)json_object_set_new(resolved, keys[i], json_integer(json_integer_value(json_object_get(recipe, keys[i]))));
 	if (j.fingerprint == NULL)
 		j.fingerprint = json_object();
 	if (device != NULL)
 		(void)json_object_set_new(j.fingerprint, "device", json_string(device));
 	(void)json_object_set_new(j.fingerprint, "exact_resume", json_boolean(exact));
-	rc = set_json(ctl, "UPDATE jobs SET recipe = ?2 WHERE id = ?1", j.id, j.recipe, e);
+	rc = set_json(ctl, "UPDATE jobs SET resolved = ?2 WHERE id = ?1", j.id, resolved, e);
+	json_decref(resolved);
 	if (rc == QL_OK)
 		rc = set_json(ctl, "UPDATE jobs SET fingerprint = ?2 WHERE id = ?1", j.id, j.fingerprint, e);
 	if (rc == QL_OK && (rc = ql_store_run(ctl->store, e, "UPDATE jobs SET total_steps = ?2 WHERE id = ?1", "si", j.id, total)) >= 0)

@@ -56,7 +56,8 @@ int ql_job_read(sqlite3_stmt *q, struct ql_job *j, struct ql_err *e)
 	j->metrics_events = sqlite3_column_int64(q, 34);
 	if ((rc = read_json(q, 17, &j->metadata, e)) != QL_OK || (rc = read_json(q, 19, &j->recipe, e)) != QL_OK ||
 	    (rc = read_json(q, 28, &j->progress, e)) != QL_OK || (rc = read_json(q, 29, &j->dataset, e)) != QL_OK ||
-	    (rc = read_json(q, 30, &j->estimate, e)) != QL_OK || (rc = read_json(q, 31, &j->fingerprint, e)) != QL_OK)
+	    (rc = read_json(q, 30, &j->estimate, e)) != QL_OK || (rc = read_json(q, 31, &j->fingerprint, e)) != QL_OK ||
+	    (rc = read_json(q, 35, &j->resolved, e)) != QL_OK)
 		ql_job_free(j);
 	return rc;
 }
@@ -65,6 +66,7 @@ void ql_job_free(struct ql_job *j)
 {
 	json_decref(j->metadata);
 	json_decref(j->recipe);
+	json_decref(j->resolved);
 	json_decref(j->progress);
 	json_decref(j->dataset);
 	json_decref(j->estimate);
@@ -126,6 +128,8 @@ static json_t *qlora(struct ql_control *ctl, const struct ql_who *who, const str
 	json_object_foreach(j->recipe, key, v)
 		if (strcmp(key, "n_epochs") != 0 && strcmp(key, "batch_size") != 0 && strcmp(key, "learning_rate_multiplier") != 0)
 			(void)json_object_set(o, key, v);
+	json_object_foreach(j->resolved, key, v)
+		(void)json_object_set(o, key, v);
 	(void)json_object_set_new(o, "state", json_string(ql_job_state_names[j->state]));
 	if (l != NULL && l->phase != NULL)
 		(void)json_object_set_new(o, "phase", json_string(l->phase));

@@ -68,14 +68,14 @@ struct ql_job {
 	bool has_error_param;
 	char model[QL_MODEL_NAME_SIZE], base_model[QL_MODEL_NAME_SIZE], adapter_from[QL_MODEL_NAME_SIZE], reserved_name[QL_MODEL_NAME_SIZE];
 	char error_message[512], error_param[64];
-	json_t *metadata, *recipe, *progress, *dataset, *estimate, *fingerprint; /* NULL if none */
+	json_t *metadata, *recipe, *resolved, *progress, *dataset, *estimate, *fingerprint; /* NULL if none */
 };
 
 #define QL_JOB_COLUMNS \
 	"seq, id, project, state, attempt, revision, revision_all, created_at, ifnull(finished_at, 0), model, base_model, adapter_from," \
 	" reserved_name, training_file, validation_file, suffix, seed, metadata, priority, recipe, error_code, error_message," \
 	" error_param, pause_reason, deaths, death_step, step, total_steps, progress, dataset, estimate, fingerprint," \
-	" ifnull(trained_tokens, -1), result_file, metrics_events"
+	" ifnull(trained_tokens, -1), result_file, metrics_events, resolved"
 
 int ql_job_read(sqlite3_stmt *q, struct ql_job *j, struct ql_err *e); /* from a row of QL_JOB_COLUMNS */
 void ql_job_free(struct ql_job *j);

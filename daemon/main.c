@@ -51,6 +51,9 @@ static const struct command {
 	{"jobs", ql_cli_main, "list jobs"},
 	{"watch", ql_cli_main, "follow a job: progress, loss, time left"},
 	{"cancel", ql_cli_main, "cancel a job"},
+	{"pause", ql_cli_main, "pause a job after a snapshot"},
+	{"resume", ql_cli_main, "let a paused job go on"},
+	{"models", ql_cli_main, "list the models that can be asked"},
 	{"chat", ql_cli_main, "talk to the base or to an adapter"},
 	{"export", ql_cli_main, "export an adapter or a merged model"},
 #endif

@@ -19,10 +19,12 @@
 #include "daemon/engine_internal.h"
 #include "daemon/ipc.h"
 #include "daemon/sd.h"
+#include "daemon/store.h"
 
 #define STEP_MS 50
 #define JOBS_MS 100000   /* longest wait for snapshots */
 #define ENGINE_MS 10000  /* from the drain frame to SIGKILL */
+#define FILES_WANTED 4096
 
 extern char **environ;
 
@@ -101,7 +103,7 @@ static void on_broken(struct ql_control *ctl)
 {
 	struct serve *s = ctl->serve;
 
-	s->status = QL_EXIT_CONFIG;
+	s->status = ql_store_broken(ctl->store) ? 1 : QL_EXIT_CONFIG;
 	begin_drain(s);
 	s->hurry = true;
 }
@@ -144,15 +146,19 @@ static int start(struct serve *s, struct ql_err *e)
 
 static int run(struct serve *s, struct ql_err *e)
 {
-	int fd, rc;
+	int fd, lock, rc;
 
 	fd = ql_state_open(s->config.state_dir, e);
 	if (fd < 0)
 		return fd;
-	rc = ql_state_lock(fd, e);
+	lock = rc = ql_state_lock(fd, e);
+	if (rc >= 0)
+		rc = QL_OK;
 	if (rc == QL_OK && uv_loop_init(&s->loop) != 0)
 		rc = ql_err_set(e, QL_EIO, "cannot make an event loop");
 	if (rc != QL_OK) {
+		if (lock >= 0)
+			(void)close(lock);
 		(void)close(fd);
 		return rc;
 	}
@@ -164,6 +170,7 @@ static int run(struct serve *s, struct ql_err *e)
 	}
 	if (uv_loop_close(&s->loop) != 0)
 		ql_log(QL_LOG_WARN, "serve", "handles were left open");
+	(void)close(lock);
 	(void)close(fd);
 	return rc;
 }
@@ -171,10 +178,14 @@ static int run(struct serve *s, struct ql_err *e)
 /* Small and quiet: no core dumps (they hold weights and prompts), few malloc arenas, few workers. */
 static void settle_process(void)
 {
-	struct rlimit none = {0, 0};
+	struct rlimit none = {0, 0}, files;
 
 	(void)umask(0077);
 	(void)setrlimit(RLIMIT_CORE, &none);
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < FILES_WANTED) {
+		files.rlim_cur = files.rlim_max < FILES_WANTED ? files.rlim_max : FILES_WANTED;
+		(void)setrlimit(RLIMIT_NOFILE, &files);
+	}
 	(void)signal(SIGPIPE, SIG_IGN);
 	(void)mallopt(M_ARENA_MAX, 2);
 	(void)setenv("UV_THREADPOOL_SIZE", "2", 0);

@@ -1,4 +1,7 @@
-/* state_dir.c - the state directory itself: made 0700, on a local file system, locked. */
+/* state_dir.c - the state directory itself: made 0700, on a local file system, locked.
+ *
+ * Two locks: STATE/lock is control's and ends with it.  The directory itself is locked through the descriptor that engines
+ * inherit, so that a new control does not start an engine while one of its predecessor still dies. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
@@ -10,6 +13,7 @@
 
 #include "core/base/log.h"
 #include "daemon/control_internal.h"
+#include "daemon/engine_internal.h"
 
 #define CIFS_MAGIC 0xFF534D42u
 #define SMB2_MAGIC 0xFE534D42u
@@ -68,11 +72,18 @@ int ql_state_open(const char *path, struct ql_err *e)
 	return fd;
 }
 
-int ql_state_lock(int fd, struct ql_err *e)
+int ql_state_lock(int dir, struct ql_err *e)
 {
+	int fd = openat(dir, "lock", O_CREAT | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600), rc;
+
+	if (fd < 0)
+		return ql_err_errno(e, "lock state directory");
 	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
-		return QL_OK;
-	if (errno == EWOULDBLOCK)
-		return ql_err_set(e, QL_EBUSY, "the state directory is in use by another qlorad");
-	return ql_err_errno(e, "lock state directory");
+		return fd;
+	rc = errno == EWOULDBLOCK ? ql_err_set(e, QL_EBUSY, "the state directory is in use by another qlorad")
+				  : ql_err_errno(e, "lock state directory");
+	(void)close(fd);
+	return rc;
 }
+
+bool ql_state_lock_engine(int fd) { return flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK; }

@@ -5,9 +5,10 @@
  *   projects     revision counter of each project; the row '' counts the changes of all
  *   tokens       SHA-256 of each bearer token, never the token
  *   files        rows of STATE/files/<id>
- *   jobs         one row a job; recipe, dataset, estimate, fingerprint, progress are JSON; reserved_name is the name that the
+ *   jobs         one row a job; recipe, resolved, dataset, estimate, fingerprint, progress are JSON; recipe does
+ *                not change once the files are validated (the engine's checkpoints hold its hash), resolved is what the engine
+ *                chose when the job started; reserved_name is the name that the
  *                finished model will get; deaths counts engine deaths at death_step (newest checkpoint then)
- *   job_metadata one row a pair, for the filters of the list
  *   events       seq is the time of insertion in microseconds, made unique: order within a job, and the id's first digits
  *   checkpoints  STATE/jobs/<job>/<dir>; kind user is listed, kind snapshot is for recovery only
  *   models       finished adapters, STATE/adapters/<job>
@@ -32,13 +33,11 @@ static const char version_1[] =
 	" priority INTEGER NOT NULL DEFAULT 0, recipe TEXT NOT NULL, error_code TEXT, error_message TEXT, error_param TEXT,"
 	" pause_reason TEXT, deaths INTEGER NOT NULL DEFAULT 0, death_step INTEGER NOT NULL DEFAULT -1,"
 	" step INTEGER NOT NULL DEFAULT 0, total_steps INTEGER NOT NULL DEFAULT 0, progress TEXT, dataset TEXT, estimate TEXT,"
-	" fingerprint TEXT, trained_tokens INTEGER, result_file TEXT, metrics_events INTEGER NOT NULL DEFAULT 0) STRICT;"
+	" fingerprint TEXT, resolved TEXT, trained_tokens INTEGER, result_file TEXT, metrics_events INTEGER NOT NULL DEFAULT 0) STRICT;"
 	"CREATE INDEX jobs_project ON jobs (project, seq);"
 	"CREATE INDEX jobs_state ON jobs (state, priority DESC, seq);"
 	"CREATE INDEX jobs_revision ON jobs (project, revision);"
 	"CREATE INDEX jobs_revision_all ON jobs (revision_all);"
-	"CREATE TABLE job_metadata (job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE, key TEXT NOT NULL,"
-	" value TEXT NOT NULL, PRIMARY KEY (job, key)) STRICT;"
 	"CREATE TABLE events (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,"
 	" job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE, created_at INTEGER NOT NULL, level TEXT NOT NULL,"
 	" message TEXT NOT NULL, type TEXT NOT NULL, data TEXT NOT NULL, step INTEGER) STRICT;"

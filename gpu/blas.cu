@@ -4,7 +4,8 @@
  * binary built with CUDA starts on machines that have neither driver nor toolkit.
  * Determinism: the first algorithm of the heuristic for a shape, chosen once per shape without timing, a fixed workspace per
  * queue, split-K only with an ordered reduction.  The choice depends on the shape, the leading dimensions and the
- * alignment (16 bytes or less) alone. */
+ * alignment (16 bytes or less) alone; n (the number of tokens, in forward and input gradient) enters rounded up, so that a few
+ * tokens more or less do not change how a row is summed. */
 #include <cublasLt.h>
 #include <dlfcn.h>
 
@@ -35,6 +36,7 @@ struct gemm_plan {
 	F(cublasLtMatmulDescSetAttribute)                                                                    \
 	F(cublasLtMatrixLayoutCreate)                                                                        \
 	F(cublasLtMatrixLayoutDestroy)                                                                       \
+	F(cublasLtMatrixLayoutSetAttribute)                                                                  \
 	F(cublasLtMatmulPreferenceCreate)                                                                    \
 	F(cublasLtMatmulPreferenceDestroy)                                                                   \
 	F(cublasLtMatmulPreferenceSetAttribute)
@@ -205,13 +207,20 @@ static int find_plan(struct ql_device *d, const struct gemm_key *key, const stru
 	return QL_OK;
 }
 
-int cu_gemm(struct ql_device *d, struct ql_queue *q, const struct cu_gemm *g, struct ql_err *e)
+static uint64_t bucket(uint64_t n)
+{
+	const uint64_t step = n <= 128 ? 16 : n <= 1024 ? 64 : 256;
+
+	return (n + step - 1) / step * step;
+}
+
+static int gemm(struct ql_device *d, struct ql_queue *q, const struct cu_gemm *g, bool exact, struct ql_err *e)
 {
 	struct cu_blas *b = cu_of(d)->blas;
 	size_t es = g->out == QL_F32 ? 4 : 2;
 	struct gemm_key key;
 	struct gemm_plan *p;
-	struct cu_gemm f = *g;
+	struct cu_gemm f = *g, shape;
 
 	if (g->m == 0 || g->n == 0)
 		return QL_OK;
@@ -220,17 +229,33 @@ int cu_gemm(struct ql_device *d, struct ql_queue *q, const struct cu_gemm *g, st
 		f.ldc = f.ldd;
 	}
 	memset(&key, 0, sizeof key);
-	key.m = f.m, key.n = f.n, key.k = f.k;
+	shape = f;
+	shape.n = f.tb || exact ? f.n : bucket(f.n);
+	key.m = f.m, key.n = shape.n, key.k = f.k;
 	key.lda = f.lda, key.ldb = f.ldb, key.ldc = f.ldc, key.ldd = f.ldd;
 	key.flags = (uint32_t)f.ta | (uint32_t)f.tb << 1 | (uint32_t)(f.out == QL_F32) << 2 | (uint32_t)(f.bias != NULL) << 3 |
-		    (uint32_t)(f.c == f.d) << 4 | (uint32_t)(f.beta != 0.f) << 5;
+		    (uint32_t)(f.c == f.d) << 4 | (uint32_t)(f.beta != 0.f) << 5 | (uint32_t)exact << 6;
 	key.align = align_of(f.a, f.lda, 2) | align_of(f.b, f.ldb, 2) << 8 | align_of(f.c, f.ldc, es) << 16 | align_of(f.d, f.ldd, es) << 24;
-	QL_TRY(find_plan(d, &key, &f, &p, e));
+	QL_TRY(find_plan(d, &key, &shape, &p, e));
+	if (!f.tb) {
+		cublasLtMatrixLayout_t l[3] = {p->lb, p->lc, p->ld};
+
+		for (int i = 0; i < 3; i++)
+			LT(b->cublasLtMatrixLayoutSetAttribute(l[i], CUBLASLT_MATRIX_LAYOUT_COLS, &f.n, sizeof f.n), "layout");
+	}
 	if (f.bias)
 		LT(b->cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &f.bias, sizeof f.bias), "bias");
-	LT(b->cublasLtMatmul(b->h, p->desc, &f.alpha, f.a, p->la, f.b, p->lb, &f.beta, f.c, p->lc, f.d, p->ld, &p->algo, q->blas_ws,
-			     CU_BLAS_WS_BYTES, q->s), "matmul");
+	cublasStatus_t r = b->cublasLtMatmul(b->h, p->desc, &f.alpha, f.a, p->la, f.b, p->lb, &f.beta, f.c, p->lc, f.d, p->ld, &p->algo, q->blas_ws,
+					     CU_BLAS_WS_BYTES, q->s);
+	if ((r == CUBLAS_STATUS_NOT_SUPPORTED || r == CUBLAS_STATUS_INVALID_VALUE) && shape.n != f.n && !exact)
+		return gemm(d, q, g, true, e); /* the algorithm for the rounded n cannot do this n */
+	LT(r, "matmul");
 	return QL_OK;
+}
+
+int cu_gemm(struct ql_device *d, struct ql_queue *q, const struct cu_gemm *g, struct ql_err *e)
+{
+	return gemm(d, q, g, false, e);
 }
 
 int cu_gemm_nt(struct ql_device *d, struct ql_queue *q, uint64_t M, uint64_t N, uint64_t K, float alpha, const void *x, size_t ldx,

@@ -5,6 +5,8 @@
  * d·q.  A warp walks a row; each lane takes 8 elements (4 bytes of codes in, 16 bytes out) per step. */
 #include "gpu/gpu.h"
 
+#define STEP 4
+
 struct dequant_args {
 	struct cu_part p;
 	uint32_t in, blocksize, shift; /* shift: log2 of blocksize when POW2 */
@@ -22,14 +24,15 @@ template <bool NESTED> __device__ __forceinline__ float scale_of(const struct cu
 /* in % 8 == 0, blocksize a power of two ≥ 32 */
 template <bool NESTED> __global__ void __launch_bounds__(256) dequant_fast(struct dequant_args a)
 {
-	__shared__ float2 lut[256];
+	__shared__ float lut[16 * 32]; /* a copy per bank */
 	__shared__ float map[256];
 	const float *tab = a.p.tab;
 	const uint32_t t = threadIdx.x, lane = t & 31, per = a.in / 8;
 	const float offset = NESTED ? *a.p.offset : 0.f;
 	const int nbs_shift = NESTED ? 31 - __clz(a.p.nested_bs) : 0;
 
-	lut[t] = make_float2(tab[t >> 4], tab[t & 15]);
+	lut[t] = tab[t >> 5];
+	lut[t + 256] = tab[8 + (t >> 5)];
 	if (NESTED)
 		map[t] = tab[16 + t];
 	__syncthreads();
@@ -37,24 +40,34 @@ template <bool NESTED> __global__ void __launch_bounds__(256) dequant_fast(struc
 		const uint64_t base = (uint64_t)row * per;
 		bf16 *dst = a.dst + (size_t)(a.p.row0 + row) * a.ld;
 
-#pragma unroll 4
-		for (uint32_t c = lane; c < per; c += 32) {
-			const uint32_t v = __ldcs(reinterpret_cast<const uint32_t *>(a.p.codes) + base + c);
-			const uint64_t b = (base + c) * 8 >> a.shift;
-			float s;
+		for (uint32_t c0 = lane; c0 < per; c0 += 32 * STEP) { /* all loads of STEP steps first */
+			uint32_t v[STEP];
+			float s[STEP];
 
-			if (NESTED)
-				s = __fadd_rn(__fmul_rn(map[a.p.absmax_q[b]], a.p.nested[b >> nbs_shift]), offset);
-			else
-				s = a.p.absmax[b];
-			uint32_t w[4];
 #pragma unroll
-			for (int j = 0; j < 4; j++) {
-				const float2 f = lut[v >> (8 * j) & 255];
+			for (int k = 0; k < STEP; k++) {
+				const uint32_t c = c0 + k * 32;
+				const uint64_t b = (base + c) * 8 >> a.shift;
 
-				w[j] = pack2(__fmul_rn(f.x, s), __fmul_rn(f.y, s));
+				if (c < per) {
+					v[k] = __ldcs(reinterpret_cast<const uint32_t *>(a.p.codes) + base + c);
+					s[k] = NESTED ? __fadd_rn(__fmul_rn(map[__ldg(a.p.absmax_q + b)], __ldg(a.p.nested + (b >> nbs_shift))), offset)
+						      : __ldg(a.p.absmax + b);
+				}
 			}
-			*reinterpret_cast<uint4 *>(dst + c * 8) = make_uint4(w[0], w[1], w[2], w[3]);
+#pragma unroll
+			for (int k = 0; k < STEP; k++) {
+				const uint32_t c = c0 + k * 32;
+				uint32_t w[4];
+
+				if (c >= per)
+					break;
+#pragma unroll
+				for (int j = 0; j < 4; j++)
+					w[j] = pack2(__fmul_rn(lut[(v[k] >> (8 * j + 4) & 15) * 32 + lane], s[k]),
+						     __fmul_rn(lut[(v[k] >> (8 * j) & 15) * 32 + lane], s[k]));
+				*reinterpret_cast<uint4 *>(dst + c * 8) = make_uint4(w[0], w[1], w[2], w[3]);
+			}
 		}
 	}
 }

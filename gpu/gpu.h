@@ -295,6 +295,37 @@ int cu_flash_fwd(struct ql_device *d, struct ql_queue *q, const struct cu_flash 
 /* ---- device code ------------------------------------------------------------------------------------------------------------ */
 
 #ifdef __CUDACC__
+/* Programmatic dependent launch (compute capability 9.0): a kernel launched by cu_launch may start while the one before it in the queue
+ * still runs.  It begins with cu_release(), which lets the next one do the same, and calls cu_acquire() before it touches anything
+ * but weights: that waits until all earlier work is complete and visible. */
+__device__ __forceinline__ void cu_release(void)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+	cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+__device__ __forceinline__ void cu_acquire(void)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+	cudaGridDependencySynchronize();
+#endif
+}
+template <typename... P, typename... A>
+static inline cudaError_t cu_launch(struct ql_device *d, struct ql_queue *q, void (*kernel)(P...), dim3 grid, dim3 block, size_t smem, A... args)
+{
+	cudaLaunchAttribute at;
+	cudaLaunchConfig_t c = {};
+
+	c.gridDim = grid;
+	c.blockDim = block;
+	c.dynamicSmemBytes = smem;
+	c.stream = q->s;
+	at.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+	at.val.programmaticStreamSerializationAllowed = 1;
+	c.attrs = &at;
+	c.numAttrs = cu_of(d)->hopper ? 1 : 0;
+	return cudaLaunchKernelEx(&c, kernel, P(args)...);
+}
 __device__ __forceinline__ float warp_sum(float v)
 {
 #pragma unroll

@@ -7,6 +7,9 @@ __global__ void __launch_bounds__(128) kv_kernel(const W *k, size_t ldk, const W
 						 W *vc, size_t ldvc, uint32_t cache_rows, uint32_t n)
 {
 	const size_t t = blockIdx.x;
+
+	cu_release();
+	cu_acquire();
 	const int32_t s = slots[t];
 
 	if (s < 0 || (uint32_t)s >= cache_rows)
@@ -35,11 +38,10 @@ int cu_kv_write(struct ql_device *d, struct ql_queue *q, struct ql_tensor k, str
 	if (k.rows == 0)
 		return QL_OK;
 	if (vec)
-		kv_kernel<uint4><<<k.rows, 128, 0, q->s>>>((const uint4 *)k.data, k.ld / 8, (const uint4 *)v.data, v.ld / 8, slots, (uint4 *)kc.data,
-							   kc.ld / 8, (uint4 *)vc.data, vc.ld / 8, kc.rows, k.cols / 8);
+		CU_TRY(cu_launch(d, q, kv_kernel<uint4>, k.rows, 128, 0, (const uint4 *)k.data, k.ld / 8, (const uint4 *)v.data, v.ld / 8, slots,
+				 (uint4 *)kc.data, kc.ld / 8, (uint4 *)vc.data, vc.ld / 8, kc.rows, k.cols / 8));
 	else
-		kv_kernel<uint16_t><<<k.rows, 128, 0, q->s>>>((const uint16_t *)k.data, k.ld, (const uint16_t *)v.data, v.ld, slots,
-							      (uint16_t *)kc.data, kc.ld, (uint16_t *)vc.data, vc.ld, kc.rows, k.cols);
-	CU_LAUNCHED();
+		CU_TRY(cu_launch(d, q, kv_kernel<uint16_t>, k.rows, 128, 0, (const uint16_t *)k.data, k.ld, (const uint16_t *)v.data, v.ld, slots,
+				 (uint16_t *)kc.data, kc.ld, (uint16_t *)vc.data, vc.ld, kc.rows, k.cols));
 	return QL_OK;
 }

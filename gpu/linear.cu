@@ -169,7 +169,7 @@ static int check_segs(const struct ql_lora_seg *segs, uint32_t n, uint32_t rows,
 
 	*r_max = 0;
 	for (uint32_t i = 0; i < n; i++) {
-		if (segs[i].row_begin < end || segs[i].row_end <= segs[i].row_begin || segs[i].row_end > rows)
+		if (segs[i].row_begin < end || segs[i].row_end < segs[i].row_begin || segs[i].row_end > rows)
 			return ql_err_set(e, QL_ESHAPE, "adapter segment %u: rows %u to %u", i, segs[i].row_begin, segs[i].row_end);
 		if (!(segs[i].dropout >= 0.f && segs[i].dropout < 1.f))
 			return ql_err_set(e, QL_EINVAL, "adapter segment %u: dropout out of range", i);
@@ -367,12 +367,14 @@ int cu_linear(struct ql_device *d, struct ql_queue *q, const struct ql_linear *a
 		if (i == a->n_segs)
 			break;
 		const struct ql_lora_seg *s = &a->segs[i];
+		row = s->row_end;
+		if (begin == row)
+			continue;
 		QL_TRY(pack(d, q, w, s, &p, &R, e));
 		if (R)
 			QL_TRY(make_s(d, q, w, s, &a->x, &p, R, xd, e));
 		if (a->y.data)
 			QL_TRY(product(d, q, a, &p, begin, s->row_end - begin, (uint64_t)w->in + R, bias16, e));
-		row = s->row_end;
 	}
 	return QL_OK;
 }
@@ -500,9 +502,13 @@ int cu_linear_grad(struct ql_device *d, struct ql_queue *q, const struct ql_line
 	}
 	if (T == 0)
 		return QL_OK;
-	for (uint32_t i = 0; i < a->n_segs; i++)
+	for (uint32_t i = 0; i < a->n_segs; i++) {
+		for (uint32_t k = 0; k < w->s.n_parts; k++)
+			if (a->segs[i].part[k].r && (!a->segs[i].part[k].da || !a->segs[i].part[k].db))
+				return ql_err_set(e, QL_EINVAL, "linear_grad: segment %u has no room for its gradients", i);
 		if (a->segs[i].dropout > 0.f && a->segs[i].row_end - a->segs[i].row_begin > drop)
 			drop = a->segs[i].row_end - a->segs[i].row_begin;
+	}
 	const size_t g_bytes = cu_align((size_t)ext * w->in * 4), xd_bytes = cu_align(drop * w->in * 2);
 	const size_t z_bytes = a->dx.data ? cu_align(drop * w->in * 4) : 0;
 	QL_TRY(prepare(d, q, w, ext, a->dx.data != NULL, g_bytes + xd_bytes + 2 * z_bytes, &c.p, e));
@@ -518,12 +524,14 @@ int cu_linear_grad(struct ql_device *d, struct ql_queue *q, const struct ql_line
 		if (i == a->n_segs)
 			break;
 		const struct ql_lora_seg *s = &a->segs[i];
+		row = s->row_end;
+		if (begin == row)
+			continue;
 		QL_TRY(pack(d, q, w, s, &c.p, &R, e));
 		if (R)
 			QL_TRY(grad_adapters(d, q, &c, s, R, e));
 		if (a->dx.data)
 			QL_TRY(grad_dx(d, q, &c, begin, s->row_end - begin, s, R, e));
-		row = s->row_end;
 	}
 	return QL_OK;
 }

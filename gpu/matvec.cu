@@ -1,25 +1,28 @@
 /* matvec.cu - y = x·Wᵀ (+ bias) (+ residual) (+ adapters by slot) for 1 … 16 rows of x, near memory bandwidth.
  *
- * A block of 8 warps owns 16 rows of W; the warps split the depth and are added in order.  Products run on the tensor cores
+ * A tile is 16 rows of W; 1, 2, 4 or 8 warps of a block (by the number of tiles) split its depth and are added in order.  Products run on the tensor cores
  * (m16n8k16: 16 weight rows, 8 rows of x), so 1 … 8 rows of x cost the same.  The order of the depth inside an
  * instruction is free as long as both operands agree: a lane takes 16 consecutive weights of its row, four lanes one block
  * of 64, whose scale multiplies the fp32 partial sum.
  *   NF4/FP4/INT4 (block 64, in % 64 == 0): a code byte becomes two bf16 levels by a table of 256 entries in shared memory, one copy
- *     per bank, so look-ups never collide.  Levels are rounded to bf16, scales stay fp32.
+ *     per bank and 256 bytes apart, so that one byte permutation makes the address and look-ups never collide.  Levels are
+ *     rounded to bf16, scales stay fp32.
  *   BF16 (in % 8 == 0), Q8_0: the same with weights read directly.    Everything else: plain fp32 sums.
  * Adapters: the first blocks of the grid compute S = A·x (fp32) of each row's slot; the others add scale·B·S to their rows once all of
  * those are done (a counter in the queue's work area, back to zero when the launch ends).  Lower block indices start
- * first and never wait, so the wait ends. */
+ * first and never wait, so the wait ends.
+ * Weights of the first steps are fetched before the preceding launch has ended (cu_acquire in gpu.h). */
 #include "gpu/element.h"
 
 #define WARPS 8
 #define RANK_MAX 256
 #define S_STEP 16 /* ranks of one (row, part) computed side by side */
+#define LUT_BYTES 65536
 
 struct mv_args {
 	struct cu_any w;
-	uint32_t tile0[QL_PARTS_MAX + 1];
-	uint32_t T;
+	uint32_t block0[QL_PARTS_MAX + 1]; /* first block of each part */
+	uint32_t T, split, s_warps; /* warps per tile; warps per (row, part, rank) of S: powers of two */
 	const bf16 *x;
 	size_t ldx;
 	void *y;
@@ -37,7 +40,7 @@ struct mv_args {
 
 __device__ __forceinline__ void mma16816(float c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1)
 {
-	asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+	asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
 		     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
 		     : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
@@ -60,41 +63,47 @@ __device__ __forceinline__ uint4 ld_stream16(const void *p)
 
 /* ---- adapters: S ---- */
 
-__device__ void lora_s(const struct mv_args &a)
+__device__ void lora_s(const struct mv_args &a, float *red)
 {
-	const uint32_t warp = threadIdx.x >> 5, lane = threadIdx.x & 31, item = blockIdx.x * WARPS + warp;
+	const uint32_t warp = threadIdx.x >> 5, lane = threadIdx.x & 31, per = WARPS / a.s_warps;
+	const uint32_t item = blockIdx.x * per + warp / a.s_warps, share = warp % a.s_warps;
 	const uint32_t tp = item / S_STEP, p = tp % a.w.n_parts, t = tp / a.w.n_parts;
+	const int32_t slot = t < a.T ? a.row_slot[t] : -1;
+	struct cu_lora_entry en = {};
 
-	if (t < a.T) {
-		const int32_t slot = a.row_slot[t];
+	if (slot >= 0)
+		en = a.tab[(size_t)slot * a.n_sites + a.site0 + p];
+	for (uint32_t j0 = 0; __syncthreads_or(j0 < en.r); j0 += S_STEP) {
+		const uint32_t j = j0 + item % S_STEP;
+		float s = 0;
 
-		if (slot >= 0) {
-			const struct cu_lora_entry en = a.tab[(size_t)slot * a.n_sites + a.site0 + p];
-			const bf16 *x = a.x + t * a.ldx;
+		if (j < en.r) {
+			const bf16 *row = en.a + (size_t)j * a.w.in, *x = a.x + t * a.ldx;
 
-			for (uint32_t j = item % S_STEP; j < en.r; j += S_STEP) {
-				const bf16 *row = en.a + (size_t)j * a.w.in;
-				float s = 0;
+			if (a.x_vec) {
+#pragma unroll 8
+				for (uint32_t i = (share * 32 + lane) * 8; i < a.w.in; i += a.s_warps * 256) {
+					float f[8], g[8];
 
-				if (a.x_vec) {
-#pragma unroll 4
-					for (uint32_t i = lane * 8; i < a.w.in; i += 256) {
-						float f[8], g[8];
-
-						unpack8(__ldg(reinterpret_cast<const uint4 *>(row + i)), f);
-						unpack8(__ldg(reinterpret_cast<const uint4 *>(x + i)), g);
+					unpack8(__ldg(reinterpret_cast<const uint4 *>(row + i)), f);
+					unpack8(__ldg(reinterpret_cast<const uint4 *>(x + i)), g);
 #pragma unroll
-						for (int k = 0; k < 8; k++)
-							s += f[k] * g[k];
-					}
-				} else {
-					for (uint32_t i = lane; i < a.w.in; i += 32)
-						s += __bfloat162float(row[i]) * __bfloat162float(x[i]);
+					for (int k = 0; k < 8; k++)
+						s += f[k] * g[k];
 				}
-				s = warp_sum(s);
-				if (lane == 0)
-					a.S[tp * RANK_MAX + j] = s;
+			} else {
+				for (uint32_t i = share * 32 + lane; i < a.w.in; i += a.s_warps * 32)
+					s += __bfloat162float(row[i]) * __bfloat162float(x[i]);
 			}
+		}
+		s = warp_sum(s);
+		if (lane == 0)
+			red[warp] = s;
+		__syncthreads();
+		if (lane == 0 && share == 0 && j < en.r) {
+			for (uint32_t k = 1; k < a.s_warps; k++)
+				s += red[warp + k];
+			a.S[tp * RANK_MAX + j] = s;
 		}
 	}
 	__threadfence();
@@ -116,12 +125,12 @@ template <int NT> __device__ __forceinline__ void store_partial(float (*acc)[4],
 			red[(warp * 16 + g + (k >> 1) * 8) * (NT * 8) + n * 8 + 2 * t + (k & 1)] = acc[n][k];
 }
 
-template <int NT> __device__ __forceinline__ void load_x(const struct mv_args &a, uint32_t k, uint32_t g, uint4 lo[NT], uint4 hi[NT])
+template <int NT> __device__ __forceinline__ void load_x(const struct mv_args &a, bool ok, uint32_t k, uint32_t g, uint4 lo[NT], uint4 hi[NT])
 {
 #pragma unroll
 	for (int n = 0; n < NT; n++) {
 		lo[n] = hi[n] = make_uint4(0, 0, 0, 0);
-		if (n * 8 + g < a.T) {
+		if (ok && n * 8 + g < a.T) {
 			const uint4 *p = reinterpret_cast<const uint4 *>(a.x + (n * 8 + g) * a.ldx + k);
 
 			lo[n] = __ldg(p);
@@ -180,90 +189,100 @@ __device__ __forceinline__ void q4_scales(struct q4_chunk &c, const struct cu_pa
 	}
 }
 
-template <int NT, bool NESTED, bool ALIGNED>
-__device__ __forceinline__ void q4_tile(const struct mv_args &a, const struct cu_part &p, uint32_t row0, uint8_t *lut, float *map, float *red)
+/* all copies of the table; `stage` holds 256 words */
+__device__ __forceinline__ void build_lut(const struct cu_part &p, uint8_t *lut, float *map, uint32_t *stage, bool nested)
 {
-	const uint32_t warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3, blocks = a.w.in / 64;
+	const uint32_t i = threadIdx.x;
+
+	stage[i] = pack2(__ldg(p.tab + (i >> 4)), __ldg(p.tab + (i & 15)));
+	if (nested)
+		map[i] = __ldg(p.tab + 16 + i);
+	__syncthreads();
+#pragma unroll
+	for (int k = 0; k < 8; k++) {
+		const uint32_t at = k * 256 + i, e = stage[at >> 3];
+
+		*reinterpret_cast<uint4 *>(lut + (at >> 3) * 256 + (at & 7) * 16) = make_uint4(e, e, e, e);
+	}
+	__syncthreads();
+}
+
+__device__ __forceinline__ void prefetch_l2(const void *p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
+template <int NT, bool NESTED, bool ALIGNED>
+__device__ __forceinline__ void q4_tile(const struct mv_args &a, const struct cu_part &p, uint32_t row0, uint32_t share, uint8_t *lut, float *map, float *red)
+{
+	const uint32_t lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3, blocks = a.w.in / 64, step = a.split * 4;
 	const uint64_t b0 = (uint64_t)min(row0 + g, p.out - 1) * blocks, b1 = (uint64_t)min(row0 + g + 8, p.out - 1) * blocks;
+	constexpr uint32_t JP = NT == 1 ? 4 : 2;
 	struct q4_chunk cur, next;
 	float acc[NT][4] = {};
-	uint32_t first = warp * 4;
-	const float offset = NESTED ? *p.offset : 0.f;
+	uint32_t first = share * 4;
+	const float offset = NESTED ? __ldg(p.offset) : 0.f;
 
 	if (first < blocks)
 		q4_load<NESTED, ALIGNED>(cur, p, b0, b1, first, blocks, t);
-	{
-		const uint32_t i = threadIdx.x, v = pack2(p.tab[i >> 4], p.tab[i & 15]);
-		uint4 *l = reinterpret_cast<uint4 *>(lut);
-
-		if (NESTED)
-			map[i] = p.tab[16 + i];
-		reinterpret_cast<uint32_t *>(red)[i] = v; /* staging: then every thread writes its share of all copies */
-		__syncthreads();
-#pragma unroll
-		for (int k = 0; k < 8; k++) {
-			const uint32_t at = k * 256 + i, e = reinterpret_cast<uint32_t *>(red)[at >> 3];
-
-			l[at] = make_uint4(e, e, e, e);
-		}
-		__syncthreads();
-	}
-	for (; first < blocks; first += WARPS * 4) {
-		const uint32_t then = first + WARPS * 4;
+	if (t < 2) /* the lines of the next steps */
+		for (uint32_t k = 1; k < 4 && first + k * step < blocks; k++)
+			prefetch_l2(p.codes + ((t ? b1 : b0) + first + k * step) * 32);
+	build_lut(p, lut, map, reinterpret_cast<uint32_t *>(red), NESTED);
+	cu_acquire();
+	for (; first < blocks; first += step) {
+		const uint32_t then = first + step;
 
 		if (then < blocks)
 			q4_load<NESTED, ALIGNED>(next, p, b0, b1, then, blocks, t);
 		q4_scales<NESTED, ALIGNED>(cur, p, b0, b1, first, blocks, map, offset);
 #pragma unroll
-		for (uint32_t j = 0; j < 4; j++) {
-			uint4 lo[NT], hi[NT];
-			float tmp[NT][4] = {};
+		for (uint32_t j0 = 0; j0 < 4; j0 += JP) { /* JP blocks side by side: independent chains of products */
+			uint4 lo[JP][NT], hi[JP][NT];
+			float tmp[JP][NT][4] = {};
 
-			if (!ALIGNED && first + j >= blocks)
-				break;
-			load_x<NT>(a, (first + j) * 64 + t * 16, g, lo, hi);
 #pragma unroll
-			for (int m = 0; m < 4; m++) {
-				const uint32_t v0 = m < 2 ? cur.w0[j].x : cur.w0[j].y, v1 = m < 2 ? cur.w1[j].x : cur.w1[j].y;
-				uint32_t fr[4];
+			for (uint32_t j = 0; j < JP; j++)
+				load_x<NT>(a, ALIGNED || first + j0 + j < blocks, (first + j0 + j) * 64 + t * 16, g, lo[j], hi[j]);
 #pragma unroll
-				for (int k = 0; k < 4; k++) { /* fr: row g byte 2m, row g+8 byte 2m, row g byte 2m+1, row g+8 byte 2m+1 */
-					const uint32_t v = k & 1 ? v1 : v0;
-					const int byte = (m & 1) * 2 + (k >> 1);
-					const uint32_t idx = byte == 0 ? v << 7 : v >> (8 * byte - 7);
+			for (int m = 0; m < 4; m++)
+#pragma unroll
+				for (uint32_t j = 0; j < JP; j++) {
+					const uint32_t v0 = m < 2 ? cur.w0[j0 + j].x : cur.w0[j0 + j].y, v1 = m < 2 ? cur.w1[j0 + j].x : cur.w1[j0 + j].y;
+					uint32_t fr[4];
+#pragma unroll
+					for (int k = 0; k < 4; k++) /* row g byte 2m, row g+8 byte 2m, row g byte 2m+1, row g+8 byte 2m+1 */
+						fr[k] = *reinterpret_cast<const uint32_t *>(
+							lut + __byte_perm(lane * 4, k & 1 ? v1 : v0, 0x3340 + (((m & 1) * 2 + (k >> 1)) << 4)));
+#pragma unroll
+					for (int n = 0; n < NT; n++) {
+						const uint4 h = m < 2 ? lo[j][n] : hi[j][n];
 
-					fr[k] = *reinterpret_cast<const uint32_t *>(lut + ((idx & 0x7f80u) | lane * 4));
+						mma16816(tmp[j][n], fr[0], fr[1], fr[2], fr[3], m & 1 ? h.z : h.x, m & 1 ? h.w : h.y);
+					}
 				}
+#pragma unroll
+			for (uint32_t j = 0; j < JP; j++)
 #pragma unroll
 				for (int n = 0; n < NT; n++) {
-					const uint4 h = m < 2 ? lo[n] : hi[n];
-
-					mma16816(tmp[n], fr[0], fr[1], fr[2], fr[3], m & 1 ? h.z : h.x, m & 1 ? h.w : h.y);
+					acc[n][0] += cur.s0[j0 + j] * tmp[j][n][0];
+					acc[n][1] += cur.s0[j0 + j] * tmp[j][n][1];
+					acc[n][2] += cur.s1[j0 + j] * tmp[j][n][2];
+					acc[n][3] += cur.s1[j0 + j] * tmp[j][n][3];
 				}
-			}
-#pragma unroll
-			for (int n = 0; n < NT; n++) {
-				acc[n][0] += cur.s0[j] * tmp[n][0];
-				acc[n][1] += cur.s0[j] * tmp[n][1];
-				acc[n][2] += cur.s1[j] * tmp[n][2];
-				acc[n][3] += cur.s1[j] * tmp[n][3];
-			}
 		}
 		cur = next;
 	}
-	__syncthreads(); /* red was staging */
 	store_partial<NT>(acc, red);
 }
 
-template <int NT> __device__ __forceinline__ void bf16_tile(const struct mv_args &a, uint32_t row0, float *red)
+template <int NT> __device__ __forceinline__ void bf16_tile(const struct mv_args &a, uint32_t row0, uint32_t share, float *red)
 {
-	const uint32_t warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3, in = a.w.in;
+	const uint32_t lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3, in = a.w.in;
 	const bf16 *w = (const bf16 *)a.w.dense;
 	const bf16 *r0 = w + (size_t)min(row0 + g, a.w.vocab - 1) * in, *r1 = w + (size_t)min(row0 + g + 8, a.w.vocab - 1) * in;
 	const uint4 none = make_uint4(0, 0, 0, 0);
 	float acc[NT][4] = {};
 
-	for (uint32_t k0 = warp * 128 + t * 8; k0 < in; k0 += WARPS * 128) {
+	cu_acquire();
+	for (uint32_t k0 = share * 128 + t * 8; k0 < in + t * 8; k0 += a.split * 128) {
 		uint4 w0[4], w1[4];
 #pragma unroll
 		for (int j = 0; j < 4; j++) {
@@ -292,14 +311,15 @@ __device__ __forceinline__ uint32_t two_i8(uint32_t v, int i) /* bytes 2i, 2i+1 
 	return pack2((float)(int8_t)(v >> (16 * i)), (float)(int8_t)(v >> (16 * i + 8)));
 }
 
-template <int NT> __device__ __forceinline__ void q8_tile(const struct mv_args &a, uint32_t row0, float *red)
+template <int NT> __device__ __forceinline__ void q8_tile(const struct mv_args &a, uint32_t row0, uint32_t share, float *red)
 {
-	const uint32_t warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3, in = a.w.in, blocks = in / 32;
+	const uint32_t lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3, in = a.w.in, blocks = in / 32;
 	const int8_t *w = (const int8_t *)a.w.dense;
 	const size_t i0 = min(row0 + g, a.w.vocab - 1), i1 = min(row0 + g + 8, a.w.vocab - 1);
 	float acc[NT][4] = {};
 
-	for (uint32_t b0 = warp * 4; b0 < blocks; b0 += WARPS * 4) {
+	cu_acquire();
+	for (uint32_t b0 = share * 4; b0 < blocks; b0 += a.split * 4) {
 		uint2 w0[4], w1[4];
 		float s0[4], s1[4];
 #pragma unroll
@@ -333,10 +353,12 @@ template <int NT> __device__ __forceinline__ void q8_tile(const struct mv_args &
 	store_partial<NT>(acc, red);
 }
 
+/* split is WARPS: the block's 16 rows are dealt to the warps, two each */
 template <int NT> __device__ __forceinline__ void any_tile(const struct mv_args &a, uint32_t row0, uint32_t base, uint32_t out, float *red)
 {
 	const uint32_t warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
 
+	cu_acquire();
 	for (uint32_t i = threadIdx.x; i < WARPS * 16 * NT * 8; i += 256)
 		red[i] = 0.f;
 	__syncthreads();
@@ -369,28 +391,48 @@ enum { MV_Q4, MV_Q4_NESTED, MV_Q4_NESTED_ALIGNED, MV_BF16, MV_Q8, MV_ANY };
 
 template <int NT> __device__ __forceinline__ void finish(const struct mv_args &a, uint32_t part, uint32_t row0, uint32_t base, uint32_t out, const float *red)
 {
-	for (uint32_t i = threadIdx.x; i < 16 * NT * 8; i += 256) {
-		const uint32_t r = i & 15, n = i >> 4, row = row0 + r;
+	const uint32_t rows = WARPS / a.split * 16, total = rows * a.T; /* of this block */
+	struct cu_lora_entry en = {};
+	uint4 b0 = make_uint4(0, 0, 0, 0), b1 = b0;
+	auto adapter = [&](uint32_t i) { /* what does not depend on S */
+		const uint32_t row = row0 + i % rows;
+		const int32_t slot = a.tab && i < total && row < out ? a.row_slot[i / rows] : -1;
+
+		en.r = 0;
+		if (slot < 0)
+			return;
+		en = a.tab[(size_t)slot * a.n_sites + a.site0 + part];
+		if (en.r)
+			b0 = __ldg(reinterpret_cast<const uint4 *>(en.b + (size_t)row * en.rp));
+		if (en.r > 8)
+			b1 = __ldg(reinterpret_cast<const uint4 *>(en.b + (size_t)row * en.rp + 8));
+	};
+
+	adapter(threadIdx.x);
+	if (a.tab && threadIdx.x == 0)
+		while (atomicAdd(&a.count[0], 0u) < a.s_blocks)
+			__nanosleep(20);
+	__syncthreads(); /* partial sums and S are there */
+	for (uint32_t i = threadIdx.x; i < total; i += 256) {
+		const uint32_t rr = i % rows, n = i / rows, tile = rr >> 4, r = rr & 15, row = row0 + rr, col = base + row;
 		float v = 0;
 
-		if (n >= a.T || row >= out)
+		if (row >= out)
 			continue;
-#pragma unroll
-		for (int w = 0; w < WARPS; w++)
-			v += red[(w * 16 + r) * (NT * 8) + n];
-		const uint32_t col = base + row;
+		if (i != threadIdx.x)
+			adapter(i);
+		for (uint32_t w = 0; w < a.split; w++)
+			v += red[((tile * a.split + w) * 16 + r) * (NT * 8) + n];
 		if (a.bias)
 			v += a.bias[col];
-		const int32_t slot = a.tab ? a.row_slot[n] : -1;
-		if (slot >= 0) {
-			const struct cu_lora_entry en = a.tab[(size_t)slot * a.n_sites + a.site0 + part];
+		if (en.r) {
 			const float *S = a.S + (n * a.w.n_parts + part) * RANK_MAX;
 			float s = 0;
 
 			for (uint32_t j = 0; j < en.r; j += 8) {
 				float f[8];
 
-				unpack8(__ldg(reinterpret_cast<const uint4 *>(en.b + (size_t)row * en.rp + j)), f);
+				unpack8(j == 0 ? b0 : j == 8 ? b1 : __ldg(reinterpret_cast<const uint4 *>(en.b + (size_t)row * en.rp + j)), f);
 #pragma unroll
 				for (int k = 0; k < 8; k++)
 					if (j + k < en.r)
@@ -407,40 +449,38 @@ template <int NT> __device__ __forceinline__ void finish(const struct mv_args &a
 	}
 }
 
-template <int KIND, int NT> __global__ void __launch_bounds__(256, NT == 1 ? 3 : 2) matvec_kernel(const __grid_constant__ struct mv_args a)
+template <int KIND, int NT> __global__ void __launch_bounds__(256, 2) matvec_kernel(const __grid_constant__ struct mv_args a)
 {
-	constexpr bool q4 = KIND <= MV_Q4_NESTED_ALIGNED;
-	__shared__ __align__(16) uint8_t lut[q4 ? 32768 : 16];
-	__shared__ float map[q4 ? 256 : 1];
+	extern __shared__ __align__(256) uint8_t lut[]; /* q4 only */
+	__shared__ float map[KIND <= MV_Q4_NESTED_ALIGNED ? 256 : 1];
 	__shared__ __align__(16) float red[WARPS * 16 * NT * 8];
+	const uint32_t warp = threadIdx.x >> 5;
 
+	cu_release();
 	if (blockIdx.x < a.s_blocks) {
-		lora_s(a);
+		cu_acquire();
+		lora_s(a, red);
 	} else {
-		const uint32_t tile = blockIdx.x - a.s_blocks;
+		const uint32_t block = blockIdx.x - a.s_blocks, share = warp % a.split;
 		uint32_t part = 0;
 
-		while (part + 1 < a.w.n_parts && tile >= a.tile0[part + 1])
+		while (part + 1 < a.w.n_parts && block >= a.block0[part + 1])
 			part++;
-		const uint32_t row0 = (tile - a.tile0[part]) * 16, base = a.w.part[part].row0, out = a.w.part[part].out;
+		const uint32_t row0 = (block - a.block0[part]) * (WARPS / a.split) * 16, base = a.w.part[part].row0, out = a.w.part[part].out;
+		const uint32_t mine = row0 + warp / a.split * 16; /* this warp's tile */
 
 		if (KIND == MV_Q4)
-			q4_tile<NT, false, false>(a, a.w.part[part], row0, lut, map, red);
+			q4_tile<NT, false, false>(a, a.w.part[part], mine, share, lut, map, red);
 		else if (KIND == MV_Q4_NESTED)
-			q4_tile<NT, true, false>(a, a.w.part[part], row0, lut, map, red);
+			q4_tile<NT, true, false>(a, a.w.part[part], mine, share, lut, map, red);
 		else if (KIND == MV_Q4_NESTED_ALIGNED)
-			q4_tile<NT, true, true>(a, a.w.part[part], row0, lut, map, red);
+			q4_tile<NT, true, true>(a, a.w.part[part], mine, share, lut, map, red);
 		else if (KIND == MV_BF16)
-			bf16_tile<NT>(a, base + row0, red);
+			bf16_tile<NT>(a, base + mine, share, red);
 		else if (KIND == MV_Q8)
-			q8_tile<NT>(a, base + row0, red);
+			q8_tile<NT>(a, base + mine, share, red);
 		else
 			any_tile<NT>(a, row0, base, out, red);
-		if (a.tab && threadIdx.x == 0)
-			while (atomicAdd(&a.count[0], 0u) < a.s_blocks)
-				__nanosleep(32);
-		__threadfence();
-		__syncthreads();
 		finish<NT>(a, part, row0, base, out, red);
 	}
 	if (a.tab) {
@@ -452,7 +492,31 @@ template <int KIND, int NT> __global__ void __launch_bounds__(256, NT == 1 ? 3 :
 	}
 }
 
-cudaError_t cu_matvec_setup(void) { return cudaSuccess; }
+#define Q4_KERNELS(F)                                     \
+	F(MV_Q4, 1) F(MV_Q4, 2) F(MV_Q4_NESTED, 1) F(MV_Q4_NESTED, 2) F(MV_Q4_NESTED_ALIGNED, 1) F(MV_Q4_NESTED_ALIGNED, 2)
+
+cudaError_t cu_matvec_setup(void)
+{
+	cudaError_t r = cudaSuccess;
+#define SET(K, N)             \
+	if (r == cudaSuccess) \
+		r = cudaFuncSetAttribute(matvec_kernel<K, N>, cudaFuncAttributeMaxDynamicSharedMemorySize, LUT_BYTES);
+	Q4_KERNELS(SET)
+#undef SET
+	return r;
+}
+
+/* warps per tile: the fewest that still give every multiprocessor one and a half blocks */
+static uint32_t split_of(struct ql_device *d, const struct ql_weight *w, int kind)
+{
+	uint32_t tiles = (w->out + 15) / 16, split = 1;
+
+	if (kind > MV_Q4_NESTED_ALIGNED)
+		return WARPS;
+	while (split < WARPS && 2 * (uint64_t)tiles * split / WARPS < 3 * (uint64_t)cu_of(d)->sms)
+		split *= 2;
+	return split;
+}
 
 static int kind_of(const struct ql_weight *w, bool vec)
 {
@@ -474,47 +538,53 @@ static int kind_of(const struct ql_weight *w, bool vec)
 int cu_matvec(struct ql_device *d, struct ql_queue *q, const struct ql_linear *l, uint32_t row, uint32_t rows, struct ql_err *e)
 {
 	const struct ql_weight *w = l->w;
+	const bool x_vec = w->in % 8 == 0 && l->x.ld % 8 == 0 && ((uintptr_t)l->x.data & 15) == 0;
+	const int kind = kind_of(w, x_vec);
 	struct mv_args a;
-	uint32_t tiles = 0, r0 = 0;
+	uint32_t blocks = 0, r0 = 0;
 
 	memset(&a, 0, sizeof a);
 	a.w = cu_any_of(w);
+	a.split = split_of(d, w, kind);
 	for (uint32_t p = 0; p < w->s.n_parts; p++) {
-		a.tile0[p] = tiles;
+		const uint32_t rows_per = WARPS / a.split * 16;
+
+		a.block0[p] = blocks;
 		a.w.part[p].row0 = r0; /* dense weights carry no parts of their own */
 		a.w.part[p].out = w->s.out[p];
-		tiles += (w->s.out[p] + 15) / 16;
+		blocks += (w->s.out[p] + rows_per - 1) / rows_per;
 		r0 += w->s.out[p];
 	}
-	a.tile0[w->s.n_parts] = tiles;
+	a.block0[w->s.n_parts] = blocks;
 	a.T = rows;
 	a.x = (const bf16 *)l->x.data + (size_t)row * l->x.ld;
 	a.ldx = l->x.ld;
+	a.x_vec = x_vec;
 	a.y_f32 = l->y.dtype == QL_F32;
 	a.y = (uint8_t *)l->y.data + (size_t)row * l->y.ld * (a.y_f32 ? 4 : 2);
 	a.ldy = l->y.ld;
 	a.bias = l->bias;
 	a.res = l->residual ? (const bf16 *)l->residual + (size_t)row * l->ld_residual : NULL;
 	a.ldres = l->ld_residual;
-	a.x_vec = w->in % 8 == 0 && l->x.ld % 8 == 0 && ((uintptr_t)l->x.data & 15) == 0;
 	if (l->table) {
+		const uint32_t items = rows * w->s.n_parts * S_STEP;
+
 		a.tab = l->table->dev;
 		a.n_sites = l->table->n_sites;
 		a.site0 = l->site0;
 		a.row_slot = l->row_slot + row;
-		a.s_blocks = (rows * w->s.n_parts * S_STEP + WARPS - 1) / WARPS;
+		a.s_warps = rows * w->s.n_parts <= 4 ? 8 : rows * w->s.n_parts <= 8 ? 4 : 2;
+		a.s_blocks = (items * a.s_warps + WARPS - 1) / WARPS;
 		a.count = (unsigned *)q->work;
 		a.S = (float *)(q->work + 4096);
 	}
-	const unsigned grid = tiles + a.s_blocks;
-#define GO(K)                                                       \
-	case K:                                                     \
-		if (rows <= 8)                                      \
-			matvec_kernel<K, 1><<<grid, 256, 0, q->s>>>(a); \
-		else                                                \
-			matvec_kernel<K, 2><<<grid, 256, 0, q->s>>>(a); \
+	const unsigned grid = blocks + a.s_blocks;
+	const size_t smem = kind <= MV_Q4_NESTED_ALIGNED ? LUT_BYTES : 0;
+#define GO(K)                                                                                                       \
+	case K:                                                                                                     \
+		CU_TRY(cu_launch(d, q, rows <= 8 ? matvec_kernel<K, 1> : matvec_kernel<K, 2>, grid, 256, smem, a)); \
 		break;
-	switch (kind_of(w, a.x_vec)) {
+	switch (kind) {
 		GO(MV_Q4)
 		GO(MV_Q4_NESTED)
 		GO(MV_Q4_NESTED_ALIGNED)
@@ -523,6 +593,5 @@ int cu_matvec(struct ql_device *d, struct ql_queue *q, const struct ql_linear *l
 		GO(MV_ANY)
 	}
 #undef GO
-	CU_LAUNCHED();
 	return QL_OK;
 }

@@ -31,6 +31,8 @@ __global__ void __launch_bounds__(THREADS) norm_fwd(const bf16 *__restrict__ x, 
 	bf16 *yr = y + (size_t)blockIdx.x * ldy;
 	float keep[KEEP][8], s = 0;
 
+	cu_release();
+	cu_acquire();
 #pragma unroll
 	for (int k = 0; k < KEEP; k++) {
 		const uint32_t i = (k * THREADS + threadIdx.x) * 8;
@@ -144,19 +146,18 @@ int cu_rmsnorm(struct ql_device *d, struct ql_queue *q, struct ql_tensor x, cons
 	if (x.rows == 0 || x.cols == 0)
 		return QL_OK;
 	const bool vec = cu_vec_ok(&x) && cu_vec_ok(&y);
-#define GO(V, N) norm_fwd<V, N><<<x.rows, N, 0, q->s>>>((const bf16 *)x.data, x.ld, w, eps, (bf16 *)y.data, y.ld, rstd, x.cols)
+#define GO(V, N) CU_TRY(cu_launch(d, q, norm_fwd<V, N>, x.rows, N, 0, (const bf16 *)x.data, x.ld, w, eps, (bf16 *)y.data, y.ld, rstd, x.cols))
 	if (!vec)
 		GO(false, 256);
 	else if (x.cols <= 256)
 		GO(true, 32);
+	else if (x.cols <= 4096 && x.rows > 64)
+		GO(true, 128);
 	else if (x.cols <= 2048)
 		GO(true, 128);
-	else if (x.cols <= 4096)
-		GO(true, 256);
 	else
 		GO(true, 512);
 #undef GO
-	CU_LAUNCHED();
 	return QL_OK;
 }
 

@@ -28,6 +28,9 @@ template <int HD, int GC> __global__ void __launch_bounds__(128) paged_split(con
 	__shared__ uint32_t rows[SUB];
 	__shared__ float s_alpha[GC], s_max[GC], s_sum[GC];
 	const uint32_t s = blockIdx.z / a.q_len_max, qi = blockIdx.z % a.q_len_max, kvh = blockIdx.y;
+
+	cu_release();
+	cu_acquire();
 	const uint32_t q0 = (uint32_t)a.q_begin[s], q_len = (uint32_t)a.q_begin[s + 1] - q0;
 
 	if (qi >= q_len)
@@ -158,6 +161,9 @@ template <int HD, int GC> __global__ void __launch_bounds__(128) paged_split(con
 template <int HD> __global__ void __launch_bounds__(HD) paged_merge(const __grid_constant__ struct paged_args a)
 {
 	const uint32_t s = blockIdx.z / a.q_len_max, qi = blockIdx.z % a.q_len_max, head = blockIdx.y, c = threadIdx.x;
+
+	cu_release();
+	cu_acquire();
 	const uint32_t q0 = (uint32_t)a.q_begin[s], q_len = (uint32_t)a.q_begin[s + 1] - q0;
 
 	if (qi >= q_len)
@@ -189,20 +195,13 @@ static int decode(struct ql_device *d, struct ql_queue *q, const struct ql_paged
 		a.split *= 2;
 	a.n_splits = a.n_splits ? a.n_splits : 1;
 	const dim3 grid(a.n_splits, p->n_kv, p->n_seqs * p->q_len_max), merge(1, p->n_head, p->n_seqs * p->q_len_max);
-#define GO(H, G) paged_split<H, G><<<grid, 128, 0, q->s>>>(a)
-	if (hd == 64)
-		a.group == 1 ? (void)(GO(64, 1)) : a.group == 2 ? (void)(GO(64, 2)) : a.group <= 4 ? (void)(GO(64, 4)) : (void)(GO(64, 8));
-	else
-		a.group == 1 ? (void)(GO(128, 1)) : a.group == 2 ? (void)(GO(128, 2)) : a.group <= 4 ? (void)(GO(128, 4)) : (void)(GO(128, 8));
-#undef GO
-	CU_LAUNCHED();
-	if (a.n_splits > 1) {
-		if (hd == 64)
-			paged_merge<64><<<merge, 64, 0, q->s>>>(a);
-		else
-			paged_merge<128><<<merge, 128, 0, q->s>>>(a);
-		CU_LAUNCHED();
-	}
+	const int which = (hd == 64 ? 0 : 4) + (a.group == 1 ? 0 : a.group == 2 ? 1 : a.group <= 4 ? 2 : 3);
+	void (*const split[8])(struct paged_args) = {paged_split<64, 1>, paged_split<64, 2>, paged_split<64, 4>, paged_split<64, 8>,
+						     paged_split<128, 1>, paged_split<128, 2>, paged_split<128, 4>, paged_split<128, 8>};
+
+	CU_TRY(cu_launch(d, q, split[which], grid, 128, 0, a));
+	if (a.n_splits > 1)
+		CU_TRY(cu_launch(d, q, hd == 64 ? paged_merge<64> : paged_merge<128>, merge, hd, 0, a));
 	return QL_OK;
 }
 

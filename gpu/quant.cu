@@ -16,10 +16,45 @@ template <> __device__ __forceinline__ float widen<float>(float v) { return v; }
 template <> __device__ __forceinline__ float widen<__half>(__half v) { return __half2float(v); }
 template <> __device__ __forceinline__ float widen<bf16>(bf16 v) { return __bfloat162float(v); }
 
-template <typename T>
-__global__ void __launch_bounds__(256) quant_blocks(const T *__restrict__ x, uint64_t first, uint64_t n, struct cu_book book,
+/* order of v.  CELLS: thresholds lie further apart than 1/16 (NF4, INT4), so a cell of that width holds at most one: one look-up
+ * and one comparison instead of fifteen. */
+#define N_CELLS 33
+template <bool CELLS> __device__ __forceinline__ uint32_t order_of(float v, const struct cu_book &book, const float2 *cells)
+{
+	if (CELLS) {
+		const uint32_t c = __float_as_uint(__fadd_rn(__fmul_rn(v, 16.f), 8388608.f + 16.f)) & 63u; /* round(16·v) + 16 */
+		const float2 t = cells[c];
+
+		return __float_as_uint(t.y) + (v > t.x);
+	} else {
+		uint32_t order = 0;
+
+#pragma unroll
+		for (int t = 0; t < 15; t++)
+			order += v > book.thr[t];
+		return order;
+	}
+}
+
+template <typename T, bool CELLS>
+__global__ void __launch_bounds__(256) quant_blocks(const T *__restrict__ x, uint64_t first, uint64_t n, const __grid_constant__ struct cu_book book,
 						    uint8_t *__restrict__ codes, float *__restrict__ absmax, unsigned long long *bad)
 {
+	__shared__ float2 cells[N_CELLS];
+
+	if (CELLS && threadIdx.x < N_CELLS) { /* cell c: round(16·v) = c - 16 */
+		const float lo = ((float)threadIdx.x - 16.5f) / 16.f, hi = ((float)threadIdx.x - 15.5f) / 16.f;
+		uint32_t below = 0;
+		float own = __uint_as_float(0x7f800000u);
+
+		for (int t = 0; t < 15; t++) {
+			below += book.thr[t] < lo;
+			if (book.thr[t] >= lo && book.thr[t] <= hi)
+				own = book.thr[t];
+		}
+		cells[threadIdx.x] = make_float2(own, __uint_as_float(below));
+	}
+	__syncthreads();
 	const uint64_t groups = (n + 7) / 8, stride = (uint64_t)gridDim.x * blockDim.x, padded = (groups + 31) & ~(uint64_t)31;
 
 	for (uint64_t g = blockIdx.x * (uint64_t)blockDim.x + threadIdx.x; g < padded; g += stride) {
@@ -59,13 +94,10 @@ __global__ void __launch_bounds__(256) quant_blocks(const T *__restrict__ x, uin
 #pragma unroll
 		for (int i = 0; i < 8; i++) {
 			float v = __fmul_rn(f[i], r);
-			uint32_t order = 0;
 
-			v = v > 1.f ? 1.f : v < -1.f ? -1.f : v;
-#pragma unroll
-			for (int t = 0; t < 15; t++)
-				order += v > book.thr[t];
-			uint32_t code = (uint32_t)(book.map >> (4 * order)) & 15u;
+			v = fminf(fmaxf(v, -1.f), 1.f);
+			const uint32_t order = order_of<CELLS>(v, book, cells);
+			uint32_t code = CELLS ? order : (uint32_t)(book.map >> (4 * order)) & 15u; /* cells: codes ascend */
 			if (at + i >= n)
 				code = book.zero;
 			packed |= code << (8 * (i >> 1) + 4 * ((i & 1) ^ 1));
@@ -191,20 +223,33 @@ __global__ void __launch_bounds__(256) nested_codes(const float *__restrict__ a,
 int cu_quant_blocks(struct ql_device *d, struct ql_queue *q, const void *src, enum ql_dtype src_dtype, uint64_t first, uint64_t n,
 		    const struct cu_book *book, uint8_t *codes, float *absmax, unsigned long long *bad, struct ql_err *e)
 {
-	uint64_t want = (n + 2047) / 2048, most = (uint64_t)cu_of(d)->sms * 16;
+	uint64_t want = (n + 2047) / 2048, most = (uint64_t)cu_of(d)->sms * 8;
 	unsigned grid = (unsigned)(want < most ? want : most);
+	bool cells = book->map == 0xfedcba9876543210ull;
+
+	for (int i = 1; i < 15; i++)
+		cells = cells && book->thr[i] - book->thr[i - 1] > 1.01f / 16;
 
 	if (n == 0)
 		return QL_OK;
 	switch (src_dtype) {
 	case QL_F32:
-		quant_blocks<float><<<grid, 256, 0, q->s>>>((const float *)src, first, n, *book, codes, absmax, bad);
+		if (cells)
+			quant_blocks<float, true><<<grid, 256, 0, q->s>>>((const float *)src, first, n, *book, codes, absmax, bad);
+		else
+			quant_blocks<float, false><<<grid, 256, 0, q->s>>>((const float *)src, first, n, *book, codes, absmax, bad);
 		break;
 	case QL_F16:
-		quant_blocks<__half><<<grid, 256, 0, q->s>>>((const __half *)src, first, n, *book, codes, absmax, bad);
+		if (cells)
+			quant_blocks<__half, true><<<grid, 256, 0, q->s>>>((const __half *)src, first, n, *book, codes, absmax, bad);
+		else
+			quant_blocks<__half, false><<<grid, 256, 0, q->s>>>((const __half *)src, first, n, *book, codes, absmax, bad);
 		break;
 	case QL_BF16:
-		quant_blocks<bf16><<<grid, 256, 0, q->s>>>((const bf16 *)src, first, n, *book, codes, absmax, bad);
+		if (cells)
+			quant_blocks<bf16, true><<<grid, 256, 0, q->s>>>((const bf16 *)src, first, n, *book, codes, absmax, bad);
+		else
+			quant_blocks<bf16, false><<<grid, 256, 0, q->s>>>((const bf16 *)src, first, n, *book, codes, absmax, bad);
 		break;
 	default:
 		return ql_err_set(e, QL_EINVAL, "quantise: f32, f16 or bf16 needed");

@@ -13,6 +13,8 @@ __global__ void __launch_bounds__(256) rope_kernel(bf16 *x, size_t ld, uint32_t 
 	const uint64_t t = id / per;
 	const uint32_t h0 = blockIdx.y * heads_per, h1 = min(n_head, h0 + heads_per);
 
+	cu_release();
+	cu_acquire();
 	if (t >= rows)
 		return;
 	float c[W], s[W];
@@ -55,9 +57,8 @@ int cu_rope(struct ql_device *d, struct ql_queue *q, struct ql_tensor x, uint32_
 	const dim3 grid((unsigned)(((uint64_t)x.rows * per + 255) / 256), (n_head + heads_per - 1) / heads_per);
 
 	if (two)
-		rope_kernel<2><<<grid, 256, 0, q->s>>>((bf16 *)x.data, x.ld, x.rows, n_head, head_dim, heads_per, positions, inv_freq, sign);
+		CU_TRY(cu_launch(d, q, rope_kernel<2>, grid, 256, 0, (bf16 *)x.data, x.ld, x.rows, n_head, head_dim, heads_per, positions, inv_freq, sign));
 	else
-		rope_kernel<1><<<grid, 256, 0, q->s>>>((bf16 *)x.data, x.ld, x.rows, n_head, head_dim, heads_per, positions, inv_freq, sign);
-	CU_LAUNCHED();
+		CU_TRY(cu_launch(d, q, rope_kernel<1>, grid, 256, 0, (bf16 *)x.data, x.ld, x.rows, n_head, head_dim, heads_per, positions, inv_freq, sign));
 	return QL_OK;
 }

@@ -11,6 +11,8 @@ template <bool VEC> __global__ void __launch_bounds__(256) swiglu_fwd(struct vie
 {
 	const uint32_t i = (blockIdx.x * 256 + threadIdx.x) * 8;
 
+	cu_release();
+	cu_acquire();
 	if (i >= n)
 		return;
 	for (uint32_t r = blockIdx.y; r < rows; r += gridDim.y) {
@@ -75,10 +77,9 @@ int cu_swiglu(struct ql_device *d, struct ql_queue *q, struct ql_tensor gate, st
 	if (h.rows == 0 || h.cols == 0)
 		return QL_OK;
 	if (cu_vec_ok(&gate) && cu_vec_ok(&up) && cu_vec_ok(&h))
-		swiglu_fwd<true><<<grid_of(&h), 256, 0, q->s>>>(view_of(&gate), view_of(&up), view_of(&h), h.rows, h.cols);
+		CU_TRY(cu_launch(d, q, swiglu_fwd<true>, grid_of(&h), 256, 0, view_of(&gate), view_of(&up), view_of(&h), h.rows, h.cols));
 	else
-		swiglu_fwd<false><<<grid_of(&h), 256, 0, q->s>>>(view_of(&gate), view_of(&up), view_of(&h), h.rows, h.cols);
-	CU_LAUNCHED();
+		CU_TRY(cu_launch(d, q, swiglu_fwd<false>, grid_of(&h), 256, 0, view_of(&gate), view_of(&up), view_of(&h), h.rows, h.cols));
 	return QL_OK;
 }
 

@@ -22,7 +22,7 @@ for t in "$@"; do
 	else
 		failed=1
 		echo "FAIL  $(basename "$t") (status $rc)"
-		grep -vE '^\[ +(RUN|OK) +\]' "/tmp/gpu-test.$$" | tail -n "${QL_TEST_LINES:-25}"
+		tail -n "${QL_TEST_LINES:-25}" "/tmp/gpu-test.$$"
 	fi
 done
 rm -f "/tmp/gpu-test.$$"

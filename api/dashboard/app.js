@@ -67,7 +67,7 @@ function showStatus(s) {
   $("running").textContent = inference.running || 0;
   $("waiting").textContent = inference.waiting || 0;
   $("tps").textContent = Number(inference.tokens_per_second || 0).toFixed(1);
-  facts($("engine-facts"), [["up", duration(s.uptime)], ["restarts", engine.restarts || 0],
+  facts($("engine-facts"), [["device", engine.device || "–"], ["up", duration(s.uptime)], ["restarts", engine.restarts || 0],
     ["last exit", engine.last_exit === null || engine.last_exit === undefined ? "–" : JSON.stringify(engine.last_exit)]]);
   facts($("memory"), Object.entries(s.memory || {}).map(([k, v]) => [k, bytes(Number(v))]));
   facts($("disk"), Object.entries(s.disk || {}).map(([k, v]) => [k, bytes(Number(v))]));

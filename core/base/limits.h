@@ -73,8 +73,11 @@
 #define QL_TOK_PIECE_MAX QL_MIB(32) /* between two cuts of the pre-tokeniser */
 #define QL_TOK_TOKEN_MAX QL_KIB(64)  /* bytes of one token */
 #define QL_TOK_ADDED_MAX 65536
+#define QL_TOK_ADDED_BYTES_MAX QL_KIB(1) /* of one added token */
 #define QL_TOK_STEPS_MAX 16 /* normalisers or pre-tokenisers in a row */
 #define QL_TOK_REGEX_MAX QL_KIB(16)
+#define QL_TOK_REGEX_SECONDS 1         /* processor time of a file's own patterns on one text … */
+#define QL_TOK_REGEX_SECONDS_PER_MIB 2 /* … and for each MiB of it */
 #define QL_LAYERS_MAX 1024
 #define QL_DIM_MAX (1 << 20)
 #define QL_CONTEXT_MAX (1 << 24)

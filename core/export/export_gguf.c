@@ -3,7 +3,10 @@
 
 #include "core/export/export_priv.h"
 
-static bool has_rope_freqs(const struct ql_arch *a) { return a->rope.kind == QL_ROPE_LLAMA3 || a->rope.kind == QL_ROPE_FACTORS; }
+static bool has_rope_freqs(const struct ql_arch *a)
+{
+	return a->rope.kind == QL_ROPE_LLAMA3 || a->rope.kind == QL_ROPE_FACTORS;
+}
 
 static int declare(struct ql_gguf_writer *w, const struct ql_arch *a, enum ql_export_type type, struct ql_err *e)
 {

@@ -18,8 +18,8 @@
 static const char weights[] = "model.safetensors";
 
 /* File name endings that are weights, code or indices: never copied. */
-static const char *const skipped[] = {".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".pkl",
-				      ".h5", ".msgpack", ".onnx", ".gguf", ".py", "config.json.tmp", NULL};
+static const char *const skipped[] = {".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth",
+				      ".pkl", ".h5", ".msgpack", ".onnx", ".gguf", ".py", NULL};
 
 static bool ends_with(const char *s, const char *end)
 {

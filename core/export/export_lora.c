@@ -27,7 +27,8 @@ struct half {
 };
 
 /* Half h (0 = A, 1 = B) of tensor t; false if t has no adapter. */
-static bool get_half(const struct ql_export *x, const struct ql_arch *a, const struct ql_arch_tensor *t, int h, struct half *out)
+static bool get_half(const struct ql_export *x, const struct ql_arch *a, const struct ql_arch_tensor *t, int h,
+		     struct half *out)
 {
 	const struct ql_adapter_pair *p = ql_export_pair(x, t);
 	double factor;

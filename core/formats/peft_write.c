@@ -112,8 +112,8 @@ static int write_config(const struct ql_adapter_file *f, int dirfd, const struct
 }
 
 /* n numbers times `factor`, narrowed to dtype, to the writer. */
-static int write_values(struct ql_st_writer *w, const float *v, uint64_t n, double factor, enum ql_dtype dtype, const char *name,
-			struct ql_err *e)
+static int write_values(struct ql_st_writer *w, const float *v, uint64_t n, double factor, enum ql_dtype dtype,
+			const char *name, struct ql_err *e)
 {
 	uint8_t out[CHUNK * 4];
 	size_t item = ql_dtypes[dtype].bytes;

@@ -47,9 +47,11 @@ int ql_regex_new_literal(struct ql_regex **out, const char *text, size_t len, st
 void ql_regex_free(struct ql_regex *r);
 const char *ql_regex_source(const struct ql_regex *r);
 /* First match at or after `from` in text[0..len).  QL_OK and *begin, *end, or QL_ENOTFOUND (no message), or QL_ELIMIT naming
- * the pattern.  match: from ql_regex_match_new, one per thread, usable with every pattern. */
+ * the pattern.  match: from ql_regex_match_new, for one thread and one text of text_len bytes, usable with every
+ * pattern; all searches with it share one budget of processor time, QL_TOK_REGEX_SECONDS…, so that a pattern whose searches
+ * are each within the match limit but quadratic together ends in QL_ELIMIT as well. */
 struct ql_regex_match;
-struct ql_regex_match *ql_regex_match_new(void); /* NULL: no memory */
+struct ql_regex_match *ql_regex_match_new(size_t text_len); /* NULL: no memory */
 void ql_regex_match_free(struct ql_regex_match *m);
 int ql_regex_find(const struct ql_regex *r, struct ql_regex_match *m, const char *text, size_t len, size_t from, size_t *begin,
 		  size_t *end, struct ql_err *e);

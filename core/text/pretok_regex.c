@@ -3,12 +3,13 @@
  * The file's flavour is Oniguruma with Ruby's syntax.  translate() passes on what both flavours read alike, rewrites what
  * PCRE2 reads otherwise (\s and \w differ in their sets, \v and \u in meaning), and refuses the rest by name: nested and
  * intersected classes, back references, recursion, verbs, option settings other than (?i:…).  Matching is bounded by PCRE2's
- * match, depth and heap limits; a pattern that reaches one is an error, never a wait. */
+ * match, depth and heap limits and a budget of processor time; a pattern that reaches one is an error, never a wait. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "core/base/buf.h"
 #include "core/base/limits.h"
@@ -22,6 +23,7 @@
 #define MATCH_LIMIT_PER_BYTE 16u
 #define DEPTH_LIMIT 100000u
 #define HEAP_LIMIT_KIB 65536u
+#define CLOCK_EVERY 64 /* searches between two looks at the clock */
 
 struct ql_regex {
 	pcre2_code *code;
@@ -31,6 +33,8 @@ struct ql_regex {
 struct ql_regex_match {
 	pcre2_match_data *data;
 	pcre2_match_context *context;
+	uint32_t calls;
+	int64_t deadline; /* of the thread's processor time, ns */
 };
 
 static int refuse(const char *pattern, size_t at, const char *what, struct ql_err *e)
@@ -220,12 +224,22 @@ void ql_regex_free(struct ql_regex *r)
 
 const char *ql_regex_source(const struct ql_regex *r) { return r->source; }
 
-struct ql_regex_match *ql_regex_match_new(void)
+static int64_t thread_time(void)
+{
+	struct timespec t = {0};
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+struct ql_regex_match *ql_regex_match_new(size_t text_len)
 {
 	struct ql_regex_match *m = calloc(1, sizeof *m);
+	int64_t seconds = QL_TOK_REGEX_SECONDS + QL_TOK_REGEX_SECONDS_PER_MIB * (int64_t)(text_len / QL_MIB(1));
 
 	if (m == NULL)
 		return NULL;
+	m->deadline = thread_time() + seconds * 1000000000;
 	m->data = pcre2_match_data_create(1, NULL);
 	m->context = pcre2_match_context_create(NULL);
 	if (m->data == NULL || m->context == NULL) {
@@ -254,6 +268,8 @@ int ql_regex_find(const struct ql_regex *r, struct ql_regex_match *m, const char
 	PCRE2_SIZE *at;
 	int n;
 
+	if (++m->calls % CLOCK_EVERY == 0 && thread_time() > m->deadline)
+		return ql_err_at(e, QL_ELIMIT, from, "pattern \"%.120s\": too slow on this text", r->source);
 	pcre2_set_match_limit(m->context, limit > UINT32_MAX ? UINT32_MAX : (uint32_t)limit);
 	n = pcre2_match(r->code, (PCRE2_SPTR)text, len, from, PCRE2_NO_UTF_CHECK, m->data, m->context);
 	if (n == PCRE2_ERROR_NOMATCH)

@@ -59,6 +59,9 @@ int ql_tok_add(struct ql_tok *t, const struct ql_added *a, struct ql_err *e)
 
 	if (t->n_added >= QL_TOK_ADDED_MAX)
 		return ql_err_param(e, QL_ELIMIT, "added_tokens", "more than %d added tokens", QL_TOK_ADDED_MAX);
+	if (a->len > QL_TOK_ADDED_BYTES_MAX)
+		return ql_err_param(e, QL_ELIMIT, "added_tokens", "added token %d has %zu bytes, more than the %zu allowed", (int)a->id,
+				    a->len, (size_t)QL_TOK_ADDED_BYTES_MAX);
 	if (t->n_added % 256 == 0) {
 		v = realloc(t->added, (t->n_added + 256) * sizeof *v);
 		if (v == NULL)
@@ -139,7 +142,7 @@ void ql_tok_byte_ids(struct ql_tok *t, const struct ql_tok_str *tokens, size_t n
 static int build_tries(struct ql_tok *t, struct ql_err *e)
 {
 	struct ql_trie_entry *raw = calloc(t->n_added + 1, sizeof *raw), *normed = calloc(t->n_added + 1, sizeof *normed);
-	struct ql_regex_match *m = t->has_regex ? ql_regex_match_new() : NULL;
+	struct ql_regex_match *m = t->has_regex ? ql_regex_match_new(0) : NULL;
 	struct ql_nbuf bufs[2] = {0};
 	size_t n_raw = 0, n_normed = 0;
 	int rc = QL_OK;

@@ -277,7 +277,7 @@ int ql_tok_encode(const struct ql_tok *t, const char *text, size_t len, unsigned
 
 	if (rc != QL_OK)
 		return rc;
-	if (t->has_regex && (c.match = ql_regex_match_new()) == NULL)
+	if (t->has_regex && (c.match = ql_regex_match_new(len)) == NULL)
 		return ql_err_set(e, QL_ENOMEM, "no memory to tokenise");
 	if (len >= CACHE_FROM)
 		ql_bpe_work_cache(&c.work);

@@ -11,6 +11,9 @@
 #include "core/text/tok_norm.h"
 #include "core/text/unicode.h"
 
+/* Marks in a row are sorted in quadratic time, so longer rows of them (no language has any) are taken in parts. */
+enum { CLUSTER_MAX = 512 }; /* bytes */
+
 struct cp_range {
 	uint32_t first, last;
 };
@@ -106,7 +109,7 @@ static bool next_cluster(enum ql_norm_kind kind, const struct ql_ntext *t, size_
 		n = ql_utf8_decode(t->p + *end, t->len - *end, &cp);
 		if (n <= 0) /* never: the text was checked */
 			n = 1;
-		else if (*end > i && starts_cluster(cp))
+		else if (*end > i && (starts_cluster(cp) || *end - i >= CLUSTER_MAX))
 			break;
 	}
 	return true;

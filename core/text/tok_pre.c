@@ -1,4 +1,7 @@
-/* tok_pre.c - pre-tokenisers by the names of tokenizer.ggml.pre. */
+/* tok_pre.c - pre-tokenisers by the names of tokenizer.ggml.pre.
+ *
+ * tekken and gpt-4o are the models' own expressions.  llama.cpp approximates these two (its letters have case only in ASCII,
+ * and marks are no letters), so ids can differ from llama.cpp's there on words with non-ASCII case or marks. */
 #include <string.h>
 
 #include "core/text/tok_priv.h"

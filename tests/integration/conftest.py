@@ -29,6 +29,10 @@ FAKE = os.environ.get("QLORAD_ENGINE_EXE", str(EXE.parent / "tests" / "unit" / "
 REAL_ENGINE = FAKE == ""
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: waits for deadlines of many seconds")
+
+
 class Reply:
     """Status, headers (lower-case names) and body of an answer."""
 

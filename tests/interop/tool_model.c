@@ -260,7 +260,13 @@ static void train(const char *data_path, const char *recipe_path, const char *ou
 	check(ql_recipe_parse(&j.recipe, recipe, false, &e));
 	o.max_seq_length = j.recipe.max_seq_length;
 	o.completion_only_loss = j.recipe.completion_only_loss;
-	check(ql_dataset_load(&d, AT_FDCWD, data_path, &o, &rep, &e));
+	char *copy = strdup(data_path), *slash = strrchr(copy, '/'); /* files are opened beneath a directory */
+
+	if (slash != NULL)
+		*slash = '\0';
+	check(ql_dataset_load(&d, open(slash != NULL ? copy : ".", O_RDONLY | O_DIRECTORY), slash != NULL ? slash + 1 : data_path, &o,
+			      &rep, &e));
+	free(copy);
 	j.data = d;
 	j.dir = out_dir(out);
 	losses = json_array();

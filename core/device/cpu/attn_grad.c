@@ -1,9 +1,12 @@
 /* attn_grad.c - backward of attn.c.  With P = exp(scale·q·kᵀ - lse) and D = rowsum(do ⊙ o):
  *	dv = Pᵀ·do;  dS = scale·P ⊙ (do·vᵀ - D);  dq = dS·k;  dk = dSᵀ·q.
  *
- * Three loops, each result written by one item in a fixed order: D; dq by blocks of queries (keys ascending); dk and dv
- * by blocks of keys (heads of the group in order, in each the queries ascending).  P and dS are computed twice, which
- * costs 7 products instead of 5 but needs neither atomics nor a copy of dq for each block. */
+ * D first.  Then, where there are enough (sequence, kv head) pairs of similar size to keep all threads busy, one item a pair:
+ * keys in blocks, for each the heads of the group, for each the blocks of queries; five products for a pair of blocks.
+ * Otherwise dq by blocks of queries and dk, dv by blocks of keys as separate items, which computes P and dS twice (seven
+ * products).  Both add the same numbers in the same order (dq: keys ascending; dk, dv: heads, then queries ascending), so the
+ * choice, which looks at the number of threads, never shows in the result.
+ */
 #include <string.h>
 
 #include "core/device/cpu/attn.h"
@@ -22,13 +25,14 @@ struct piece {
 	float *cols0, *cols1;	 /* columns as panels: k; or q and do */
 	float *p, *ds;		 /* [BQ][BKEYS] */
 	float *acc0, *acc1;	 /* dq [group][BQ][hd], or dk and dv [BKEYS][hd] */
+	float *keys;		 /* columns of k as panels, while cols0 and cols1 are in use */
 };
 
 static size_t piece_floats(size_t hd, size_t group)
 {
 	size_t hd16 = (hd + 15) / 16 * 16, acc = group * QL_BQ > 2 * QL_BKEYS ? group * QL_BQ : 2 * QL_BKEYS;
 
-	return 2 * QL_BKEYS * hd + 2 * QL_BKEYS * hd16 + 2 * QL_BQ * QL_BKEYS + acc * hd;
+	return 2 * QL_BKEYS * hd + 3 * QL_BKEYS * hd16 + 2 * QL_BQ * QL_BKEYS + acc * hd;
 }
 
 static struct piece piece_of(const struct job *j, int worker)
@@ -44,6 +48,8 @@ static struct piece piece_of(const struct job *j, int worker)
 	w.vt = w.kt + QL_BKEYS * hd;
 	w.acc0 = w.vt + QL_BKEYS * hd;
 	w.acc1 = w.acc0 + QL_BKEYS * hd;
+	w.keys = w.acc0 + (size_t)(j->g->f.n_head / j->g->f.n_kv * QL_BQ > 2 * QL_BKEYS ?
+					   j->g->f.n_head / j->g->f.n_kv * QL_BQ : 2 * QL_BKEYS) * hd;
 	return w;
 }
 
@@ -120,34 +126,75 @@ static void dq_item(void *ctx, size_t i, int worker)
 		store(w.acc0 + g * QL_BQ * hd, nq, hd, &dq, it.begin + q0, (it.kv * group + g) * hd);
 }
 
-static void dkv_item(void *ctx, size_t i, int worker)
+/* dk and dv of keys [k0, k0 + nk), and with_dq their part of dq, straight into its rows */
+static void keys_block(const struct job *j, const struct piece *w, const struct ql_attn_item *it, size_t k0, size_t nk,
+		       bool with_dq)
 {
-	const struct job *j = ctx;
 	const struct ql_attn *a = &j->g->f;
 	const struct ql_kern *k = j->c->k;
-	struct ql_attn_item it = ql_attn_item_at(a, QL_BKEYS, i);
-	struct piece w = piece_of(j, worker);
-	struct ql_tensor dk = j->g->dk, dv = j->g->dv;
-	size_t k0 = it.block * QL_BKEYS, nk = ql_min(QL_BKEYS, it.len - k0), hd = a->head_dim;
-	size_t group = a->n_head / a->n_kv, end = it.len, panel = (size_t)QL_BKEYS * QL_PW;
+	struct ql_tensor dk = j->g->dk, dv = j->g->dv, dq = j->g->dq;
+	size_t hd = a->head_dim, group = a->n_head / a->n_kv, end = it->len, panel = (size_t)QL_BKEYS * QL_PW;
+	const float *keys = ql_row(&a->k, it->begin + k0) + it->kv * hd;
 
 	if (a->window > 0)
 		end = ql_min(end, k0 + nk - 1 + a->window);
-	memset(w.acc0, 0, 2 * QL_BKEYS * hd * sizeof(float));
-	ql_attn_pack_keys(k, ql_row(&a->k, it.begin + k0) + it.kv * hd, a->k.ld, nk, hd, w.kt);
-	ql_attn_pack_keys(k, ql_row(&a->v, it.begin + k0) + it.kv * hd, a->v.ld, nk, hd, w.vt);
+	memset(w->acc0, 0, 2 * QL_BKEYS * hd * sizeof(float));
+	ql_attn_pack_keys(k, keys, a->k.ld, nk, hd, w->kt);
+	ql_attn_pack_keys(k, ql_row(&a->v, it->begin + k0) + it->kv * hd, a->v.ld, nk, hd, w->vt);
+	if (with_dq)
+		ql_attn_pack_cols(k, keys, a->k.ld, nk, hd, panel, w->keys);
 	for (size_t g = 0; g < group; g++)
-		for (size_t q0 = k0; q0 < end; q0 += QL_BQ) {
-			size_t nq = ql_min(QL_BQ, end - q0), h = it.kv * group + g, row = it.begin + q0;
+		for (size_t q0 = k0; q0 < end; q0 += QL_BQ) { /* QL_BKEYS is a multiple of QL_BQ: whole blocks of queries */
+			size_t nq = ql_min(QL_BQ, it->len - q0), h = it->kv * group + g, row = it->begin + q0;
+			size_t n = ql_min(nk, q0 + nq - k0); /* keys these queries see at all */
 
-			scores(j, &w, &it, h, q0, nq, k0, nk);
-			ql_attn_pack_cols(k, ql_row(&a->q, row) + h * hd, a->q.ld, nq, hd, panel, w.cols0);
-			ql_attn_pack_cols(k, ql_row(&j->g->d_o, row) + h * hd, j->g->d_o.ld, nq, hd, panel, w.cols1);
-			k->gemm(nk, hd, nq, w.ds, 1, QL_BKEYS, w.cols0, panel, QL_PW, w.acc0, hd, true);
-			k->gemm(nk, hd, nq, w.p, 1, QL_BKEYS, w.cols1, panel, QL_PW, w.acc1, hd, true);
+			scores(j, w, it, h, q0, nq, k0, n);
+			ql_attn_pack_cols(k, ql_row(&a->q, row) + h * hd, a->q.ld, nq, hd, panel, w->cols0);
+			ql_attn_pack_cols(k, ql_row(&j->g->d_o, row) + h * hd, j->g->d_o.ld, nq, hd, panel, w->cols1);
+			k->gemm(n, hd, nq, w->ds, 1, QL_BKEYS, w->cols0, panel, QL_PW, w->acc0, hd, true);
+			k->gemm(n, hd, nq, w->p, 1, QL_BKEYS, w->cols1, panel, QL_PW, w->acc1, hd, true);
+			if (with_dq)
+				k->gemm(nq, hd, n, w->ds, QL_BKEYS, 1, w->keys, panel, QL_PW, ql_row(&dq, row) + h * hd, dq.ld,
+					k0 > ql_first_block(q0, a->window));
 		}
-	store(w.acc0, nk, hd, &dk, it.begin + k0, it.kv * hd);
-	store(w.acc1, nk, hd, &dv, it.begin + k0, it.kv * hd);
+	store(w->acc0, nk, hd, &dk, it->begin + k0, it->kv * hd);
+	store(w->acc1, nk, hd, &dv, it->begin + k0, it->kv * hd);
+}
+
+static void dkv_item(void *ctx, size_t i, int worker)
+{
+	const struct job *j = ctx;
+	struct ql_attn_item it = ql_attn_item_at(&j->g->f, QL_BKEYS, i);
+	struct piece w = piece_of(j, worker);
+	size_t k0 = it.block * QL_BKEYS;
+
+	keys_block(j, &w, &it, k0, ql_min(QL_BKEYS, it.len - k0), false);
+}
+
+static void pair_item(void *ctx, size_t i, int worker)
+{
+	const struct job *j = ctx;
+	const struct ql_attn *a = &j->g->f;
+	const int32_t *cu = a->cu_seqlens_host + i / a->n_kv;
+	struct ql_attn_item it = {.begin = (size_t)cu[0], .len = (size_t)(cu[1] - cu[0]), .kv = (uint32_t)(i % a->n_kv)};
+	struct piece w = piece_of(j, worker);
+
+	for (size_t k0 = 0; k0 < it.len; k0 += QL_BKEYS)
+		keys_block(j, &w, &it, k0, ql_min(QL_BKEYS, it.len - k0), true);
+}
+
+/* Do whole pairs balance?  Work of a pair ~ length²; the largest must not outlast an even share by much. */
+static bool pairs_balance(const struct ql_attn *a, int threads)
+{
+	double sum = 0.0, top = 0.0;
+
+	for (uint32_t s = 0; s < a->n_seqs; s++) {
+		double len = (double)(a->cu_seqlens_host[s + 1] - a->cu_seqlens_host[s]);
+
+		sum += len * len * (double)a->n_kv;
+		top = len * len > top ? len * len : top;
+	}
+	return threads == 1 || sum / threads >= 3.0 * top;
 }
 
 int ql_cpu_attention_grad(struct ql_device *d, struct ql_queue *q, const struct ql_attn_grad *a, struct ql_err *e)
@@ -179,6 +226,10 @@ int ql_cpu_attention_grad(struct ql_device *d, struct ql_queue *q, const struct 
 	j.scratch = scratch;
 	j.d = scratch;
 	ql_pool_run(j.c->pool, f->q.rows, d_item, &j);
+	if (pairs_balance(f, j.c->n_threads)) {
+		ql_pool_run(j.c->pool, (size_t)f->n_seqs * f->n_kv, pair_item, &j);
+		return QL_OK;
+	}
 	ql_pool_run(j.c->pool, ql_attn_items(f, QL_BQ), dq_item, &j);
 	ql_pool_run(j.c->pool, ql_attn_items(f, QL_BKEYS), dkv_item, &j);
 	return QL_OK;

@@ -75,7 +75,8 @@ int ql_cpu_check_segs(const struct ql_lora_seg *segs, uint32_t n, const struct q
 		      bool grads, const char *op, uint32_t *r_max, struct ql_err *e);
 
 /* weight.c */
-/* k's [k0, k0 + n) of a panel as floats [n][16]: in dst, or in place when stored as f32.  k0 a multiple of 64 (or 0). */
+/* k's [k0, k0 + n) of a panel as floats [n][16]: in dst, or in place when stored as f32.  k0 is a multiple of 32
+ * (blocks of Q8_0), n at most 64 unless k0 is a multiple of 64. */
 const float *ql_cpu_panel(const struct ql_kern *k, const struct ql_weight *w, uint32_t panel, size_t k0, size_t n,
 			  float *dst);
 uint32_t ql_cpu_part_of(const struct ql_weight *w, uint32_t panel);

@@ -36,12 +36,12 @@ static inline float vf_sum(vf v) /* fixed tree */
 }
 
 /* e^x: x = n·ln2 + r, |r| ≤ ln2/2, a polynomial of degree 6 for e^r (Taylor, remainder < 1.3e-7), times 2^n.
- * x < -87.33 gives 0, x > 88.7 about 2^127.9; NaN stays NaN. */
+ * x < -87.33 gives 0, x > 88.7 about 2^127.9; NaN stays NaN (chosen explicitly: its payload must not reach the sum below). */
 static inline __attribute__((always_inline)) vf vf_exp(vf x)
 {
 	const float magic = 0x1.8p23f;
-	vi low = x < -87.33f;
-	vf n, r, p;
+	vi low = x < -87.33f, nan = x != x;
+	vf n, r, p, was = x;
 
 	x = vf_sel(x > 88.7f, vf_set(88.7f), x);
 	n = (x * 0x1.715476p0f + magic) - magic;
@@ -55,7 +55,7 @@ static inline __attribute__((always_inline)) vf vf_exp(vf x)
 	p = vf_fma(p, r, vf_set(1.0f));
 	p = vf_fma(p, r, vf_set(1.0f));
 	vi e = (vi)(n + magic) << 23; /* low bits of n in place of the exponent */
-	return (vf)(~low & ((vi)p + e));
+	return vf_sel(nan, was, (vf)(~low & ((vi)p + e)));
 }
 
 /* head and tail of a loop over n floats: the tail goes through a padded copy */

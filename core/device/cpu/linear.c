@@ -256,7 +256,7 @@ static uint32_t panels_per_item(const struct ql_weight *w, size_t rows)
 
 	if (rows <= QL_GEMV_ROWS)
 		return n < 1 ? 1 : n > 8 ? 8 : n;
-	return rows <= 64 ? 2 : QL_NB;
+	return rows <= QL_MB ? 2 : QL_NB; /* few rows: more, smaller items, for balance */
 }
 
 int ql_cpu_linear(struct ql_device *d, struct ql_queue *q, const struct ql_linear *a, struct ql_err *e)

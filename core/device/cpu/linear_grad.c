@@ -8,13 +8,14 @@
 
 #include "core/device/cpu/cpu.h"
 
-#define S_ROWS 96
+#define S_ROWS 48
 #define COLS (QL_NB * QL_PW)
 
 struct job {
 	struct ql_cpu *c;
 	const struct ql_linear_grad *a;
 	size_t row_block, n_row_blocks, n_col_blocks;
+	size_t dx_cols; /* of a dx item: fewer when there are few rows, for balance */
 	size_t n_ab; /* dA and dB items of one segment */
 	char *scratch;
 	size_t per_worker;
@@ -121,7 +122,7 @@ static void dx_item(void *ctx, size_t i, int worker)
 	const struct ql_weight *w = a->w;
 	float *b = worker_of(j, worker), *tmp = b + QL_KC * COLS;
 	size_t row0 = i % j->n_row_blocks * j->row_block, row1 = ql_min(row0 + j->row_block, a->dy.rows);
-	size_t c0 = i / j->n_row_blocks * COLS, n = ql_min(COLS, w->s.in - c0);
+	size_t c0 = i / j->n_row_blocks * j->dx_cols, n = ql_min(j->dx_cols, w->s.in - c0);
 	bool add = a->dx_accumulate;
 
 	for (uint32_t p = 0; p < w->s.n_parts; p++)
@@ -258,12 +259,13 @@ int ql_cpu_linear_grad(struct ql_device *d, struct ql_queue *q, const struct ql_
 	j.row_block = ql_cpu_row_block(a->dy.rows);
 	j.n_row_blocks = ql_ceil_div(a->dy.rows, j.row_block);
 	j.n_col_blocks = ql_ceil_div(w->s.in, COLS);
+	j.dx_cols = j.n_row_blocks == 1 ? COLS / 2 : COLS;
 	for (uint32_t p = 0; p < w->s.n_parts; p++)
 		j.n_ab += j.n_col_blocks + ql_ceil_div(w->s.out[p], COLS);
 	if (a->n_segs > 0)
 		ql_pool_run(j.c->pool, ql_ceil_div(a->dy.rows, S_ROWS), ds_item, &j);
 	if (a->dx.data != NULL)
-		ql_pool_run(j.c->pool, j.n_row_blocks * j.n_col_blocks, dx_item, &j);
+		ql_pool_run(j.c->pool, j.n_row_blocks * ql_ceil_div(w->s.in, j.dx_cols), dx_item, &j);
 	if (a->n_segs > 0)
 		ql_pool_run(j.c->pool, j.n_ab * a->n_segs, ab_item, &j);
 	return QL_OK;

@@ -9,7 +9,7 @@
 #include "core/base/limits.h"
 #include "core/device/cpu/cpu.h"
 
-#define S_ROWS 96 /* rows an item takes */
+#define S_ROWS 48 /* rows an item takes */
 
 size_t ql_cpu_lora_a_floats(uint32_t r, uint32_t in) { return ql_ceil_div(r, QL_PW) * QL_PW * in; }
 

@@ -96,36 +96,57 @@ float ql_cpu_weight_at(const struct ql_weight *w, uint32_t part, uint32_t row, u
 	}
 }
 
-static void put_plain(struct ql_weight *w, uint32_t part, const void *src, size_t bytes)
-{
-	for (size_t r = 0; r < w->s.out[part]; r++) {
-		char *dst = (char *)w->data + (w->panel[part] + r / QL_PW) * w->panel_bytes + r % QL_PW * bytes;
-		const char *from = (const char *)src + r * w->s.in * bytes;
+struct fill_job {
+	struct ql_weight *w;
+	const void *const *parts;
+	size_t bytes; /* of an element; 1 = Q8_0 */
+};
 
-		for (size_t k = 0; k < w->s.in; k++)
-			memcpy(dst + k * QL_PW * bytes, from + k * bytes, bytes);
+/* 16 rows side by side: dst[k][r] = row r's element k */
+static void fill_plain(const struct fill_job *j, const char *src, uint32_t rows, char *dst)
+{
+	size_t in = j->w->s.in;
+
+	if (j->bytes == 4) {
+		j->w->cpu->k->pack_t((const float *)(const void *)src, in, rows, in, 1.0f, (float *)(void *)dst);
+		return;
 	}
+	for (size_t k = 0; k < in; k++)
+		for (uint32_t r = 0; r < rows; r++)
+			memcpy(dst + (k * QL_PW + r) * 2, src + (r * in + k) * 2, 2);
 }
 
-static void put_q8(struct ql_weight *w, uint32_t part, const void *src)
+static void fill_q8(const struct fill_job *j, const unsigned char *src, uint32_t rows, int8_t *q, float *d)
 {
-	size_t row_bytes = w->s.in / 32 * 34;
+	size_t blocks = j->w->s.in / 32;
 
-	for (size_t r = 0; r < w->s.out[part]; r++) {
-		size_t panel = w->panel[part] + r / QL_PW;
-		int8_t *q = (int8_t *)w->data + panel * w->panel_bytes + r % QL_PW;
-		float *d = w->scale + panel * w->panel_scales + r % QL_PW;
-
-		for (size_t b = 0; b < w->s.in / 32; b++) {
-			const unsigned char *from = (const unsigned char *)src + r * row_bytes + b * 34;
+	for (size_t b = 0; b < blocks; b++)
+		for (uint32_t r = 0; r < rows; r++) {
+			const unsigned char *from = src + (r * blocks + b) * 34;
 			uint16_t h;
 
 			memcpy(&h, from, 2);
-			d[b * QL_PW] = ql_f32_of_f16(h);
+			d[b * QL_PW + r] = ql_f32_of_f16(h);
 			for (size_t i = 0; i < 32; i++)
-				q[(b * 32 + i) * QL_PW] = (int8_t)from[2 + i];
+				q[(b * 32 + i) * QL_PW + r] = (int8_t)from[2 + i];
 		}
-	}
+}
+
+static void fill_panel(void *ctx, size_t panel, int worker)
+{
+	const struct fill_job *j = ctx;
+	struct ql_weight *w = j->w;
+	uint32_t p = ql_cpu_part_of(w, (uint32_t)panel), row = ((uint32_t)panel - w->panel[p]) * QL_PW;
+	uint32_t rows = (uint32_t)ql_min(QL_PW, w->s.out[p] - row);
+	char *dst = (char *)w->data + panel * w->panel_bytes;
+	size_t row_bytes = j->bytes == 1 ? w->s.in / 32 * 34 : w->s.in * j->bytes;
+	const char *src = (const char *)j->parts[p] + row * row_bytes;
+
+	(void)worker;
+	if (j->bytes == 1)
+		fill_q8(j, (const unsigned char *)src, rows, (int8_t *)dst, w->scale + panel * w->panel_scales);
+	else
+		fill_plain(j, src, rows, dst);
 }
 
 int ql_cpu_weight_from_dense(struct ql_device *d, const struct ql_weight_shape *s, enum ql_dtype dtype,
@@ -162,12 +183,7 @@ int ql_cpu_weight_from_dense(struct ql_device *d, const struct ql_weight_shape *
 		memset(p, 0, n_panels * w->panel_scales * sizeof(float));
 		w->bytes += n_panels * w->panel_scales * sizeof(float);
 	}
-	for (uint32_t i = 0; i < s->n_parts; i++) {
-		if (dtype == QL_Q8_0)
-			put_q8(w, i, parts[i]);
-		else
-			put_plain(w, i, parts[i], bytes);
-	}
+	ql_pool_run(ql_cpu_of(d)->pool, n_panels, fill_panel, &(struct fill_job){w, parts, bytes});
 	*out = w;
 	w = NULL;
 cleanup:

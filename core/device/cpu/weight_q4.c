@@ -58,20 +58,35 @@ static int keep_stats(struct ql_cpu *c, struct ql_q4 *to, const struct ql_q4 *q,
 	return QL_OK;
 }
 
-static void put_codes(struct ql_weight *w, uint32_t part, const struct ql_q4 *q)
+struct fill_job {
+	struct ql_weight *w;
+	uint32_t part;
+	const struct ql_q4 *q;
+	const float *absmax; /* expanded */
+};
+
+static void fill_panel(void *ctx, size_t i, int worker)
 {
-	size_t half = w->s.in / 2;
+	const struct fill_job *j = ctx;
+	const struct ql_weight *w = j->w;
+	size_t in = w->s.in, half = in / 2, panel = w->panel[j->part] + i, row = i * QL_PW;
+	size_t rows = ql_min(QL_PW, w->s.out[j->part] - row);
+	uint8_t *codes = (uint8_t *)w->data + panel * w->panel_bytes;
+	float *scale = w->scale + panel * w->panel_scales;
 
-	for (size_t r = 0; r < w->s.out[part]; r++) {
-		uint8_t *dst = (uint8_t *)w->data + (w->panel[part] + r / QL_PW) * w->panel_bytes + r % QL_PW;
-		const uint8_t *src = q->codes + r * half;
+	(void)worker;
+	for (size_t b = 0; b < half; b++)
+		for (size_t r = 0; r < rows; r++) {
+			uint8_t c = j->q->codes[(row + r) * half + b];
 
-		for (size_t i = 0; i < half; i++)
-			dst[i * QL_PW] = (uint8_t)(src[i] >> 4 | src[i] << 4);
-	}
+			codes[b * QL_PW + r] = (uint8_t)(c >> 4 | c << 4);
+		}
+	for (size_t g = 0; g < in / w->group; g++)
+		for (size_t r = 0; r < rows; r++)
+			scale[g * QL_PW + r] = j->absmax[((row + r) * in + g * w->group) / j->q->blocksize];
 }
 
-static int put_scales(struct ql_weight *w, uint32_t part, const struct ql_q4 *q, struct ql_err *e)
+static int put_codes(struct ql_weight *w, uint32_t part, const struct ql_q4 *q, struct ql_err *e)
 {
 	uint64_t m = ql_q4_blocks(q);
 	float *absmax = malloc((size_t)m * sizeof *absmax);
@@ -80,18 +95,11 @@ static int put_scales(struct ql_weight *w, uint32_t part, const struct ql_q4 *q,
 	if (absmax == NULL)
 		return ql_err_set(e, QL_ENOMEM, "weight_from_q4: scales");
 	rc = ql_q4_absmax(q, 0, m, absmax);
-	if (rc != QL_OK) {
-		free(absmax);
-		return ql_err_set(e, rc, "weight_from_q4: scales");
-	}
-	for (size_t r = 0; r < w->s.out[part]; r++) {
-		float *dst = w->scale + (w->panel[part] + r / QL_PW) * w->panel_scales + r % QL_PW;
-
-		for (size_t g = 0; g < w->s.in / w->group; g++)
-			dst[g * QL_PW] = absmax[(r * w->s.in + g * w->group) / q->blocksize];
-	}
+	if (rc == QL_OK)
+		ql_pool_run(w->cpu->pool, w->panel[part + 1] - w->panel[part], fill_panel,
+			    &(struct fill_job){w, part, q, absmax});
 	free(absmax);
-	return QL_OK;
+	return rc == QL_OK ? QL_OK : ql_err_set(e, rc, "weight_from_q4: scales");
 }
 
 static int put_values(struct ql_weight *w, uint32_t part, const struct ql_q4 *q, struct ql_err *e)
@@ -105,7 +113,7 @@ static int put_values(struct ql_weight *w, uint32_t part, const struct ql_q4 *q,
 		float *dst = (float *)(void *)((char *)w->data + (w->panel[part] + r / QL_PW) * w->panel_bytes) + r % QL_PW;
 
 		rc = ql_q4_dequantize(q, r * w->s.in, w->s.in, row, QL_F32, NULL, e);
-		for (size_t k = 0; k < w->s.in; k++)
+		for (size_t k = 0; rc == QL_OK && k < w->s.in; k++)
 			dst[k * QL_PW] = row[k];
 	}
 	free(row);
@@ -140,12 +148,7 @@ static int fill(struct ql_weight *w, const struct ql_q4 *const parts[], struct q
 		rc = keep_stats(w->cpu, &w->q4[i], parts[i], w->group == 0, &w->bytes, e);
 		if (rc != QL_OK)
 			return rc;
-		if (w->group > 0) {
-			put_codes(w, i, parts[i]);
-			rc = put_scales(w, i, parts[i], e);
-		} else {
-			rc = put_values(w, i, parts[i], e);
-		}
+		rc = w->group > 0 ? put_codes(w, i, parts[i], e) : put_values(w, i, parts[i], e);
 		if (rc != QL_OK)
 			return rc;
 	}

@@ -182,6 +182,17 @@ static int repeat(struct vm *m, struct val seq, int64_t times, struct val *out)
 		*out = (struct val){.kind = seq.kind, .list = l};
 		return vm_step(m, total * 16);
 	}
+	if (rc == QL_OK && total > 0 && seq.s->n_marks == 0) { /* by doubling */
+		rc = sb_str(m, &b, seq.s);
+		while (rc == QL_OK && b.len < total) {
+			struct val so_far;
+
+			rc = str_new(m, &so_far, b.p, b.len <= total - b.len ? b.len : total - b.len);
+			if (rc == QL_OK)
+				rc = sb_str(m, &b, so_far.s);
+		}
+		total = 0;
+	}
 	for (size_t i = 0; rc == QL_OK && i < total; i += n)
 		if ((rc = sb_str(m, &b, seq.s)) == QL_OK)
 			rc = vm_step(m, 0);

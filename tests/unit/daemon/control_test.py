@@ -515,6 +515,38 @@ def test_leftovers(state):
     assert d.stop() == 0
 
 
+def test_space(state):
+    """Too little disk: uploads 503, waiting jobs wait, running ones pause; all go on by themselves when there is space."""
+    os.makedirs(state)
+    free = lambda: os.statvfs(state).f_bavail * os.statvfs(state).f_frsize
+    if free() < 12 << 30:
+        print("     (not enough disk for this test)")
+        return
+    d = Daemon(state)
+    f = d.file()
+    d.stop()
+    d.args = ("--space-reserve-bytes", str(10 ** 15))
+    d.start()
+    status, b = d.upload()
+    assert status == 503 and b["error"]["code"] == "no_space", b
+    j = d.job(f)
+    d.wait(j, "queued")
+    time.sleep(0.3)
+    assert d.get(j)["status"] == "queued"
+    assert d.ok("POST", "/v1/fine_tuning/jobs/%s/cancel" % d.job(f))["status"] == "cancelled"
+    d.stop()
+    d.args = ("--space-reserve-bytes", str(free() - (3 << 30)))
+    d.start(env={"QLORAD_TEST_STEP_MS": "300", "QLORAD_TEST_STEPS": "100"})
+    d.wait(j, "running")
+    big = os.path.join(state, "..", "big")
+    with open(big, "wb") as out:
+        os.posix_fallocate(out.fileno(), 0, 6 << 30)
+    d.until(lambda: d.get(j)["qlora"].get("pause_reason") == "no_space" and d.get(j)["qlora"]["state"] == "paused", "paused for space")
+    os.unlink(big)
+    d.until(lambda: d.get(j)["status"] == "running", "resumed by itself")
+    assert d.stop() == 0
+
+
 def test_notify(state):
     path = os.path.join(state, "n")
     os.makedirs(state, exist_ok=True)

@@ -1,10 +1,15 @@
 /* The same bits from 1, 2 and 8 threads (CPU), and from one run to the next (every device), for each op that sums. */
 #include "tests/unit/device/ref_linear.h"
 
+#define N_OUT 17
 struct out {
-	float *linear, *dx, *da, *db, *o, *dq, *dk, *dv, *paged, *nll, *dh, *norm;
+	float *linear, *dx, *da, *db;
+	struct {
+		float *o, *dq, *dk, *dv, *paged;
+	} attn[2]; /* without and with a window */
+	float *nll, *dh, *norm;
 	double squares;
-	size_t n[12];
+	size_t n[N_OUT];
 };
 
 static float *kept(const float *x, size_t n)
@@ -41,26 +46,26 @@ static void linears(struct out *r)
 	dt_down(r->db, g.segs[0].part[0].db, r->n[3] * 4);
 }
 
-static void attentions(struct out *r)
+static void attentions(struct out *r, uint32_t window, int at)
 {
 	uint32_t H = 6, kv = 2, hd = 64, nq = H * hd, nk = kv * hd, T = 300, block = 16;
 	int32_t cu[3] = {0, 70, 300}, q_begin[4] = {0, 1, 2, 72}, kv_len[3] = {250, 9, 70}, table[3 * 16];
 	struct ql_attn a = {.q = dt_put(dt_randn((size_t)T * nq, 1), T, nq, nq), .k = dt_put(dt_randn((size_t)T * nk, 1), T, nk, nk),
 			    .v = dt_put(dt_randn((size_t)T * nk, 1), T, nk, nk), .o = dt_out(T, nq, nq), .lse = dt_nan_f32((size_t)H * T),
-			    .n_head = H, .n_kv = kv, .head_dim = hd, .n_seqs = 2, .cu_seqlens = dt_up(cu, 12), .cu_seqlens_host = cu,
+			    .n_head = H, .n_kv = kv, .head_dim = hd, .window = window, .n_seqs = 2, .cu_seqlens = dt_up(cu, 12), .cu_seqlens_host = cu,
 			    .scale = 0.125f};
 	struct ql_attn_grad g;
 	struct ql_paged_attn p = {.n_head = H, .n_kv = kv, .head_dim = hd, .block_tokens = block, .n_seqs = 3, .max_blocks = 16,
-				  .q_len_max = 70, .kv_len_max = 250, .scale = 0.125f, .q_begin = dt_up(q_begin, 16), .kv_len = dt_up(kv_len, 12)};
+				  .window = window, .q_len_max = 70, .kv_len_max = 250, .scale = 0.125f, .q_begin = dt_up(q_begin, 16), .kv_len = dt_up(kv_len, 12)};
 
 	OK(OPS->attention(dev, queue, &a, &err));
 	g = (struct ql_attn_grad){.f = a, .d_o = dt_put(dt_randn((size_t)T * nq, 1), T, nq, nq), .dq = dt_out(T, nq, nq),
 				  .dk = dt_out(T, nk, nk), .dv = dt_out(T, nk, nk)};
 	OK(OPS->attention_grad(dev, queue, &g, &err));
-	r->o = kept(dt_get(a.o), r->n[4] = (size_t)T * nq);
-	r->dq = kept(dt_get(g.dq), r->n[5] = (size_t)T * nq);
-	r->dk = kept(dt_get(g.dk), r->n[6] = (size_t)T * nk);
-	r->dv = kept(dt_get(g.dv), r->n[7] = (size_t)T * nk);
+	r->attn[at].o = kept(dt_get(a.o), r->n[4 + 5 * at] = (size_t)T * nq);
+	r->attn[at].dq = kept(dt_get(g.dq), r->n[5 + 5 * at] = (size_t)T * nq);
+	r->attn[at].dk = kept(dt_get(g.dk), r->n[6 + 5 * at] = (size_t)T * nk);
+	r->attn[at].dv = kept(dt_get(g.dv), r->n[7 + 5 * at] = (size_t)T * nk);
 	for (int i = 0; i < 48; i++)
 		table[i] = i % 18;
 	p.block_table = dt_up(table, sizeof table);
@@ -70,7 +75,7 @@ static void attentions(struct out *r)
 	p.v_cache = a.v;
 	p.k_cache.rows = p.v_cache.rows = 288;
 	OK(OPS->paged_attention(dev, queue, &p, &err));
-	r->paged = kept(dt_get(p.o), r->n[8] = (size_t)72 * nq);
+	r->attn[at].paged = kept(dt_get(p.o), r->n[8 + 5 * at] = (size_t)72 * nq);
 }
 
 static void others(struct out *r)
@@ -92,11 +97,11 @@ static void others(struct out *r)
 	x.labels = dt_up(labels, sizeof labels);
 	OK(OPS->cross_entropy(dev, queue, &x, &err));
 	r->nll = malloc(T * 4);
-	r->n[9] = T;
+	r->n[14] = T;
 	dt_down(r->nll, x.nll, T * 4);
-	r->dh = kept(dt_get(x.dhidden), r->n[10] = (size_t)T * d);
+	r->dh = kept(dt_get(x.dhidden), r->n[15] = (size_t)T * d);
 	OK(OPS->rmsnorm(dev, queue, x.hidden, dt_up(g, d * 4), 1e-5f, y, NULL, &err));
-	r->norm = kept(dt_get(y), r->n[11] = (size_t)T * d);
+	r->norm = kept(dt_get(y), r->n[16] = (size_t)T * d);
 	OK(OPS->sum_squares(dev, queue, dt_up(g, 800000), 200000, &r->squares, &err));
 	OK(OPS->sync(dev, queue, &err));
 }
@@ -107,7 +112,8 @@ static struct out all(void)
 
 	dt_seed(11);
 	linears(&r);
-	attentions(&r);
+	attentions(&r, 0, 0);
+	attentions(&r, 100, 1);
 	others(&r);
 	dt_each(NULL);
 	return r;
@@ -116,9 +122,10 @@ static struct out all(void)
 static void same(const struct out *a, const struct out *b)
 {
 	float *const *x = (float *const *)a, *const *y = (float *const *)b;
-	static const char *const names[] = {"linear", "dx", "da", "db", "o", "dq", "dk", "dv", "paged", "nll", "dhidden", "norm"};
+	static const char *const names[] = {"linear", "dx", "da", "db", "o", "dq", "dk", "dv", "paged", "o (window)",
+						   "dq (window)", "dk (window)", "dv (window)", "paged (window)", "nll", "dhidden", "norm"};
 
-	for (int i = 0; i < 12; i++)
+	for (int i = 0; i < N_OUT; i++)
 		if (memcmp(x[i], y[i], a->n[i] * 4) != 0)
 			fail_msg("%s differs", names[i]);
 	assert_true(a->squares == b->squares);
@@ -128,7 +135,7 @@ static void give_back(struct out *r)
 {
 	float **x = (float **)r;
 
-	for (int i = 0; i < 12; i++)
+	for (int i = 0; i < N_OUT; i++)
 		free(x[i]);
 }
 

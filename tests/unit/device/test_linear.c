@@ -125,6 +125,8 @@ static void test_segs(void **state)
 					s.out[1] = s.out[2] = 0;
 				dt_seed(r * 10 + t);
 				with_segs(T[t], &s, ranks[r], n == 2 ? 0.25f : 0.0f, n);
+				s.in = 90; /* mask words that do not line up with rows */
+				with_segs(T[t], &s, ranks[r], n == 2 ? 0.25f : 0.0f, n);
 				dt_each(NULL);
 			}
 }

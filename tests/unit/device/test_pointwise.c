@@ -102,6 +102,24 @@ static void test_swiglu(void **state)
 	}
 }
 
+/* a NaN, whatever its payload, comes out as one and stays in its place */
+static void test_swiglu_nan(void **state)
+{
+	const uint32_t f = 40;
+	float *g = dt_randn(f, 1), *u = dt_randn(f, 1), *h;
+	uint32_t bits[3] = {0x7fc00000u, 0xffffffffu, 0x7fc10101u};
+
+	(void)state;
+	for (int i = 0; i < 3; i++)
+		memcpy(&g[i * 17 + 3], &bits[i], 4);
+	struct ql_tensor tg = dt_put(g, 1, f, f), tu = dt_put(u, 1, f, f), th = dt_out(1, f, f);
+
+	OK(OPS->swiglu(dev, queue, tg, tu, th, &err));
+	h = dt_get(th);
+	for (uint32_t i = 0; i < f; i++)
+		assert_int_equal(isnan(h[i]) != 0, i == 3 || i == 20 || i == 37);
+}
+
 static void test_embed(void **state)
 {
 	static const uint32_t dims[] = {32, 64, 576, 96};
@@ -187,6 +205,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_teardown(test_rope, dt_each),	   cmocka_unit_test_teardown(test_swiglu, dt_each),
+		cmocka_unit_test_teardown(test_swiglu_nan, dt_each),
 		cmocka_unit_test_teardown(test_embed, dt_each),	   cmocka_unit_test_teardown(test_kv_write, dt_each),
 		cmocka_unit_test_teardown(test_argmax, dt_each),
 	};

@@ -142,6 +142,14 @@ static void test_extremes(void **state)
 	assert_true(fabsf(nll[1] - logf(38.0f)) < 1e-3f);
 	assert_int_equal(arg[0], 7);
 	assert_int_equal(arg[1], 0);
+	h[3] = NAN; /* a broken row shows in its own loss only */
+	x.hidden = dt_put(h, 2, d, d);
+	OK(OPS->cross_entropy(dev, queue, &x, &err));
+	dt_down(nll, nll_d, 8);
+	assert_true(isnan(nll[0]) && fabsf(nll[1] - logf(38.0f)) < 1e-3f);
+	h[3] = 0.0f;
+	x.hidden = dt_put(h, 2, d, d);
+	OK(OPS->cross_entropy(dev, queue, &x, &err));
 	for (float *g = dt_get(x.dhidden), *end = g + 2 * d; g < end; g++)
 		assert_true(isfinite(*g));
 	OPS->weight_free(dev, head);

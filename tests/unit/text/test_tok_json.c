@@ -240,12 +240,83 @@ static void test_size_limit(void **state)
 	free(text);
 }
 
+/* A file with n copies of `item` in the list that `head` opens. */
+static int load_repeated(const char *head, const char *item, size_t n, const char *tail)
+{
+	struct ql_buf b = {0};
+	struct ql_tok *t = NULL;
+	int rc;
+
+	ql_buf_adds(&b, head);
+	for (size_t i = 0; i < n; i++) {
+		if (i > 0)
+			ql_buf_addc(&b, ',');
+		ql_buf_addf(&b, item, i);
+	}
+	ql_buf_adds(&b, tail);
+	rc = ql_tok_from_json(&t, b.data, b.len, NULL, 0, NULL);
+	ql_tok_free(t);
+	ql_buf_free(&b);
+	return rc;
+}
+
+#define PREFIXES "{\"post_processor\":{\"type\":\"TemplateProcessing\",\"special_tokens\":{\"<s>\":{\"ids\":[7]}},\"single\":["
+#define PREFIX "{\"SpecialToken\":{\"id\":\"<s>\"}}"
+
+static void test_limits(void **state)
+{
+	const char *norm = "{\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[", *norm_end = "]}," BYTE_LEVEL "," MODEL "}";
+	const char *pre = "{\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[";
+	const char *pre_end = ",{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}]}," MODEL "}";
+	const char *digits = "{\"type\":\"Digits\"}", *nested = "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"},{\"type\":\"NFC\"}]}";
+	const char *added = "{\"id\":1%1$05zu,\"content\":\"<%1$zu>\"}", *added_end = "]," BYTE_LEVEL "," MODEL "}";
+	char longest[QL_TOK_ADDED_BYTES_MAX + 64];
+
+	(void)state;
+	assert_int_equal(load_repeated(norm, "{\"type\":\"NFC\"}", QL_TOK_STEPS_MAX, norm_end), QL_OK);
+	assert_int_equal(load_repeated(norm, "{\"type\":\"NFC\"}", QL_TOK_STEPS_MAX + 1, norm_end), QL_ELIMIT);
+	assert_int_equal(load_repeated(norm, nested, QL_TOK_STEPS_MAX / 2, norm_end), QL_OK);
+	assert_int_equal(load_repeated(norm, nested, QL_TOK_STEPS_MAX / 2 + 1, norm_end), QL_ELIMIT);
+	assert_int_equal(load_repeated(pre, digits, QL_TOK_STEPS_MAX - 1, pre_end), QL_OK);
+	assert_int_equal(load_repeated(pre, digits, QL_TOK_STEPS_MAX, pre_end), QL_ELIMIT);
+	assert_int_equal(load_repeated(PREFIXES, PREFIX, 8, ",{\"Sequence\":{\"id\":\"A\"}}]}," BYTE_LEVEL "," MODEL "}"), QL_OK);
+	assert_int_equal(load_repeated(PREFIXES, PREFIX, 9, ",{\"Sequence\":{\"id\":\"A\"}}]}," BYTE_LEVEL "," MODEL "}"), QL_ELIMIT);
+	assert_int_equal(load_repeated("{\"added_tokens\":[", added, QL_TOK_ADDED_MAX, added_end), QL_OK);
+	assert_int_equal(load_repeated("{\"added_tokens\":[", added, QL_TOK_ADDED_MAX + 1, added_end), QL_ELIMIT);
+	for (size_t over = 0; over < 2; over++) {
+		const char *begin = "{\"id\":100,\"content\":\"";
+
+		memset(longest, 'x', sizeof longest);
+		memcpy(longest, begin, strlen(begin));
+		memcpy(longest + strlen(begin) + QL_TOK_ADDED_BYTES_MAX + over, "\"}", 3);
+		assert_int_equal(load_repeated("{\"added_tokens\":[", longest, 1, added_end), over ? QL_ELIMIT : QL_OK);
+	}
+}
+
+/* A row of marks in the worst order: canonical ordering is quadratic, the tokenizer must not be. */
+static void test_many_marks(void **state)
+{
+	struct ql_tok *t = json_load("{\"normalizer\":{\"type\":\"NFC\"}," BYTE_LEVEL "," MODEL "}");
+	const size_t n = 1 << 20;
+	struct ql_ids ids = {0};
+	char *text = malloc(n);
+
+	(void)state;
+	for (size_t i = 0; i < n; i += 4)
+		memcpy(text + i, i < n / 2 ? "\xcc\x80\xcc\x81" : "\xcc\xa3\xcc\xa4", 4); /* classes 230, then 220 */
+	assert_int_equal(ql_tok_encode(t, text, n, 0, NULL, 0, &ids, NULL), QL_OK);
+	ql_ids_free(&ids);
+	ql_tok_free(t);
+	free(text);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_byte_level),	    cmocka_unit_test(test_added_tokens), cmocka_unit_test(test_nfc_offsets),
 		cmocka_unit_test(test_sentencepiece_style), cmocka_unit_test(test_metaspace),	 cmocka_unit_test(test_config),
 		cmocka_unit_test(test_refused),		    cmocka_unit_test(test_cut_short),	 cmocka_unit_test(test_size_limit),
+		cmocka_unit_test(test_limits),		    cmocka_unit_test(test_many_marks),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

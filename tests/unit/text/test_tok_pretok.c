@@ -59,7 +59,7 @@ static void find_agreed(void)
 		enum ql_uclass class;
 	} classes[] = {{"\\p{Lu}", QL_U_LU}, {"\\p{Ll}", QL_U_LL}, {"\\p{Lt}", QL_U_LT}, {"\\p{Lm}", QL_U_LM}, {"\\p{Lo}", QL_U_LO},
 		       {"\\p{M}", QL_U_M}, {"\\p{N}", QL_U_N}, {"\\p{P}", QL_U_P}, {"\\p{S}", QL_U_S}, {"\\s", QL_U_SPACE}};
-	struct ql_regex_match *m = ql_regex_match_new();
+	struct ql_regex_match *m = ql_regex_match_new(QL_MIB(1000));
 	size_t differ = 0;
 
 	memset(agreed, 1, sizeof agreed);
@@ -140,7 +140,7 @@ static int record(void *ctx, size_t begin, size_t end)
 
 static void test_scanners(void **state)
 {
-	struct ql_regex_match *m = ql_regex_match_new();
+	struct ql_regex_match *m = ql_regex_match_new(QL_MIB(1000)); /* thousands of texts */
 	uint64_t seed = 11;
 
 	(void)state;
@@ -200,7 +200,7 @@ static void test_behaviours(void **state)
 		{QL_SPLIT_REMOVED, true, "-|-|-"},
 	};
 	const char *text = "the-final--countdown";
-	struct ql_regex_match *m = ql_regex_match_new();
+	struct ql_regex_match *m = ql_regex_match_new(0);
 
 	(void)state;
 	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -227,7 +227,7 @@ static void test_patterns(void **state)
 	static const char *const refused[] = {"[a[b]]", "[a&&b]", "(a)\\1", "(?<n>a)", "(?R)", "(*COMMIT)", "\\h", "\\X", "\\bx", "(?i)a",
 					      "a{,3}", "a{1,2}+", "[\\S]", "(?#x)", "[]a]"};
 	static const char *const broken[] = {"(a", "[a", "a\\p{Qq}"};
-	struct ql_regex_match *m = ql_regex_match_new();
+	struct ql_regex_match *m = ql_regex_match_new(0);
 	struct ql_regex *r = NULL;
 	struct ql_err e = {0};
 	size_t b, n;
@@ -253,7 +253,7 @@ static void test_patterns(void **state)
 /* Catastrophic backtracking ends in an error that names the pattern. */
 static void test_hostile_pattern(void **state)
 {
-	struct ql_regex_match *m = ql_regex_match_new();
+	struct ql_regex_match *m = ql_regex_match_new(0);
 	struct ql_regex *r = regex("(?:a+)+$");
 	struct ql_err e = {0};
 	char text[64];
@@ -266,6 +266,49 @@ static void test_hostile_pattern(void **state)
 	assert_non_null(strstr(e.message, "(?:a+)+$"));
 	ql_regex_free(r);
 	ql_regex_match_free(m);
+}
+
+static int nothing(void *ctx, size_t begin, size_t end)
+{
+	(void)ctx;
+	(void)begin;
+	(void)end;
+	return QL_OK;
+}
+
+/* Each search is short of the match limit, all of them together are quadratic. */
+static void test_slow_pattern(void **state)
+{
+	const size_t n = 600000;
+	struct ql_regex_match *m = ql_regex_match_new(n);
+	struct ql_pretok p = {0};
+	struct ql_err e = {0};
+	char *text = malloc(n);
+
+	(void)state;
+	memset(text, 'a', n);
+	ql_pretok_add(&p, (struct ql_pretok_step){.regex = regex("[^z]*z|[^y]*y|a"), .behaviour = QL_SPLIT_ISOLATED}, NULL);
+	assert_int_equal(ql_pretok_run(&p, m, text, 100, nothing, NULL, &e), QL_OK);
+	assert_int_equal(ql_pretok_run(&p, m, text, n, nothing, NULL, &e), QL_ELIMIT);
+	assert_non_null(strstr(e.message, "too slow"));
+	ql_pretok_free(&p);
+	ql_regex_match_free(m);
+	free(text);
+}
+
+static void test_regex_limit(void **state)
+{
+	char *pattern = malloc(QL_TOK_REGEX_MAX + 2);
+	struct ql_regex *r = NULL;
+
+	(void)state;
+	memset(pattern, 'a', QL_TOK_REGEX_MAX + 1);
+	pattern[QL_TOK_REGEX_MAX + 1] = '\0';
+	assert_int_equal(ql_regex_new(&r, pattern, NULL), QL_ELIMIT);
+	pattern[QL_TOK_REGEX_MAX] = '\0';
+	assert_int_equal(ql_regex_new(&r, pattern, NULL), QL_OK);
+	ql_regex_free(r);
+	free(pattern);
 }
 
 static void test_unicode(void **state)
@@ -287,6 +330,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_scanners), cmocka_unit_test(test_known_patterns),	 cmocka_unit_test(test_behaviours),
 		cmocka_unit_test(test_patterns), cmocka_unit_test(test_hostile_pattern), cmocka_unit_test(test_unicode),
+		cmocka_unit_test(test_slow_pattern), cmocka_unit_test(test_regex_limit),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
