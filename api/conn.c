@@ -119,6 +119,7 @@ static void opened(struct ql_listener *l, struct MHD_Connection *mhd, void **soc
 			peer_of_address((struct sockaddr *)&addr, c);
 		c->over = ++h->n_tcp > h->max_tcp;
 	}
+	l->crowded |= c->over;
 	ql_conn_phase(c, QL_PHASE_HEAD);
 	c->next = h->conns;
 	if (c->next != NULL)
@@ -229,6 +230,13 @@ void ql_conn_sweep(struct ql_http *h)
 	uint64_t now = ql_now_ms(h);
 	bool drained = h->drain_until_ms != 0 && now >= h->drain_until_ms;
 
+	/* At its limit the library takes the listening socket out of its epoll set and puts it back in its next run after
+	 * connections have ended; when all ended in one run, nothing else would cause that next one. */
+	for (size_t i = 0; i < h->n_listeners; i++)
+		if (h->listeners[i].crowded) {
+			h->listeners[i].crowded = h->n_tcp > h->max_tcp || h->n_unix > h->max_unix;
+			ql_listener_want(&h->listeners[i]);
+		}
 	if (h->conns == NULL)
 		return;
 	find_gone(h);

@@ -35,6 +35,7 @@ struct ql_listener {
 	uv_idle_t turn; /* pumps once at the loop's next turn */
 	int fd; /* the listening socket */
 	bool is_unix;
+	bool crowded;   /* the connection limit was reached: see ql_conn_sweep */
 	char path[108]; /* UNIX socket made by us, to unlink; else "" */
 };
 

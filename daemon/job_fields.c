@@ -1,5 +1,5 @@
-/* job_fields.c - the body of POST /v1/fine_tuning/jobs as tables: type, range and default of every field of api.md §5.1-5.3.
- * Null and absent mean the same.  What names other objects (files, models) is checked in job_create.c. */
+/* job_fields.c - the recipe in the body of POST /v1/fine_tuning/jobs as tables: type, range and default of every field of
+ * api.md §5.2 and §5.3.  Null and absent mean the same. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -64,14 +64,14 @@ static const struct field hyper_fields[] = {
 };
 #define N_HYPER (sizeof hyper_fields / sizeof hyper_fields[0])
 
-static const json_t *given(const json_t *obj, const char *key)
+const json_t *ql_field_given(const json_t *obj, const char *key)
 {
 	const json_t *v = json_object_get(obj, key);
 
 	return v == NULL || json_is_null(v) ? NULL : v;
 }
 
-static int bad(struct ql_err *e, const char **code, const char *word, const char *prefix, const char *name, const char *what)
+int ql_field_bad(struct ql_err *e, const char **code, const char *word, const char *prefix, const char *name, const char *what)
 {
 	char param[64];
 
@@ -100,14 +100,14 @@ static int check_number(const struct field *d, const json_t *v, const char *pref
 	double n;
 
 	if (d->type == INT && !json_is_integer(v))
-		return bad(e, code, "invalid_value", prefix, d->name, "must be an integer");
+		return ql_field_bad(e, code, "invalid_value", prefix, d->name, "must be an integer");
 	if (!json_is_number(v))
-		return bad(e, code, "invalid_value", prefix, d->name, "must be a number");
+		return ql_field_bad(e, code, "invalid_value", prefix, d->name, "must be a number");
 	n = json_number_value(v);
 	if (!(d->min_open ? n > d->min : n >= d->min) || !(d->max_open ? n < d->max : n <= d->max)) {
 		(void)snprintf(text, sizeof text, "must be %s %.15g and %s %.15g, got %.15g", d->min_open ? "greater than" : "at least", d->min,
 			       d->max_open ? "less than" : "at most", d->max, n);
-		return bad(e, code, "invalid_value", prefix, d->name, text);
+		return ql_field_bad(e, code, "invalid_value", prefix, d->name, text);
 	}
 	*out = d->type == INT ? json_integer(json_integer_value(v)) : json_real(n);
 	return QL_OK;
@@ -129,18 +129,18 @@ static int check_field(const struct field *d, const json_t *v, const char *prefi
 		return check_number(d, v, prefix, out, code, e);
 	case BOOL:
 		if (!json_is_boolean(v))
-			return bad(e, code, "invalid_value", prefix, d->name, "must be true or false");
+			return ql_field_bad(e, code, "invalid_value", prefix, d->name, "must be true or false");
 		break;
 	case WORD:
 		if (json_is_string(v) && word_ok(d->words, json_string_value(v)))
 			break;
 		(void)snprintf(text, sizeof text, "must be one of %s", d->words);
-		return bad(e, code, "invalid_value", prefix, d->name, text);
+		return ql_field_bad(e, code, "invalid_value", prefix, d->name, text);
 	default:
 		n = json_string_length(v);
 		if (!json_is_string(v) || (double)n < d->min || (double)n > d->max) {
 			(void)snprintf(text, sizeof text, "must be a string of %.0f to %.0f bytes", d->min, d->max);
-			return bad(e, code, "invalid_value", prefix, d->name, text);
+			return ql_field_bad(e, code, "invalid_value", prefix, d->name, text);
 		}
 	}
 	*out = json_copy((json_t *)(uintptr_t)v);
@@ -161,12 +161,12 @@ static int check_targets(const json_t *v, json_t **out, const char **code, struc
 		return *out == NULL ? ql_err_set(e, QL_ENOMEM, "request") : QL_OK;
 	}
 	if (!json_is_array(v) || json_array_size(v) == 0)
-		return bad(e, code, "invalid_value", "qlora.", "target_modules", "must be \"all-linear\" or a list of module names");
+		return ql_field_bad(e, code, "invalid_value", "qlora.", "target_modules", "must be \"all-linear\" or a list of module names");
 	json_array_foreach(v, i, item) {
 		for (k = 0; k < 7 && (!json_is_string(item) || strcmp(json_string_value(item), modules[k]) != 0); k++)
 			;
 		if (k == 7 || have[k])
-			return bad(e, code, "invalid_value", "qlora.", "target_modules",
+			return ql_field_bad(e, code, "invalid_value", "qlora.", "target_modules",
 				   "may hold q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj, each once");
 		have[k] = true;
 	}
@@ -188,16 +188,16 @@ static int check_quantization(const json_t *v, const json_t *loaded, json_t **ou
 	if (v == NULL)
 		return have == NULL ? ql_err_set(e, QL_ENOMEM, "request") : QL_OK;
 	if (!json_is_object(v))
-		return bad(e, code, "invalid_value", "qlora.", "quantization", "must be an object");
+		return ql_field_bad(e, code, "invalid_value", "qlora.", "quantization", "must be an object");
 	if (ql_json_only(v, keys, "qlora.quantization.", e) != QL_OK) {
 		*code = "unsupported_parameter";
 		return e->code;
 	}
 	for (int i = 0; keys[i] != NULL && rc == QL_OK; i++) {
-		const json_t *want = given(v, keys[i]);
+		const json_t *want = ql_field_given(v, keys[i]);
 
 		if (want != NULL && !json_equal(want, json_object_get(have, keys[i])))
-			rc = bad(e, code, "unsupported_value", "qlora.quantization.", keys[i], "must be that of the loaded base");
+			rc = ql_field_bad(e, code, "unsupported_value", "qlora.quantization.", keys[i], "must be that of the loaded base");
 	}
 	return rc;
 }
@@ -218,25 +218,25 @@ static int read_qlora(const json_t *q, const struct ql_recipe_facts *facts, json
 	int rc;
 
 	if (q != NULL && !json_is_object(q))
-		return bad(e, code, "invalid_value", "", "qlora", "must be an object");
+		return ql_field_bad(e, code, "invalid_value", "", "qlora", "must be an object");
 	json_object_foreach((json_t *)(uintptr_t)q, key, v)
 		if (!known_key(key))
-			return bad(e, code, "unsupported_parameter", "qlora.", key, "is not a known parameter");
+			return ql_field_bad(e, code, "unsupported_parameter", "qlora.", key, "is not a known parameter");
 	for (size_t i = 0; i < N_FIELDS; i++) {
 		v = NULL;
-		rc = check_field(&qlora_fields[i], given(q, qlora_fields[i].name), "qlora.", &v, code, e);
+		rc = check_field(&qlora_fields[i], ql_field_given(q, qlora_fields[i].name), "qlora.", &v, code, e);
 		if (rc == QL_OK && json_object_set_new(r, qlora_fields[i].name, v) != 0)
 			rc = ql_err_set(e, QL_ENOMEM, "request");
 		if (rc != QL_OK)
 			return rc;
 	}
 	v = NULL;
-	rc = check_targets(given(q, "target_modules"), &v, code, e);
+	rc = check_targets(ql_field_given(q, "target_modules"), &v, code, e);
 	(void)json_object_set_new(r, "target_modules", v);
 	if (rc != QL_OK)
 		return rc;
 	v = NULL;
-	rc = check_quantization(given(q, "quantization"), facts->quantization, &v, code, e);
+	rc = check_quantization(ql_field_given(q, "quantization"), facts->quantization, &v, code, e);
 	(void)json_object_set_new(r, "quantization", v);
 	return rc;
 }
@@ -244,9 +244,9 @@ static int read_qlora(const json_t *q, const struct ql_recipe_facts *facts, json
 static int read_hyper(const json_t *obj, const char *prefix, json_t *r, const char **code, struct ql_err *e)
 {
 	if (obj != NULL && !json_is_object(obj))
-		return bad(e, code, "invalid_value", "", "hyperparameters", "must be an object");
+		return ql_field_bad(e, code, "invalid_value", "", "hyperparameters", "must be an object");
 	for (size_t i = 0; i < N_HYPER; i++) {
-		const json_t *v = given(obj, hyper_fields[i].name);
+		const json_t *v = ql_field_given(obj, hyper_fields[i].name);
 		json_t *out = NULL;
 		int rc;
 
@@ -265,26 +265,26 @@ static int read_hyper(const json_t *obj, const char *prefix, json_t *r, const ch
 
 static int read_method(const json_t *body, json_t *r, const char **code, struct ql_err *e)
 {
-	const json_t *m = given(body, "method"), *type, *sup;
+	const json_t *m = ql_field_given(body, "method"), *type, *sup;
 	const char *word;
-	int rc = read_hyper(given(body, "hyperparameters"), "hyperparameters.", r, code, e);
+	int rc = read_hyper(ql_field_given(body, "hyperparameters"), "hyperparameters.", r, code, e);
 
 	if (rc != QL_OK || m == NULL)
 		return rc;
 	if (!json_is_object(m))
-		return bad(e, code, "invalid_value", "", "method", "must be an object");
-	type = given(m, "type");
+		return ql_field_bad(e, code, "invalid_value", "", "method", "must be an object");
+	type = ql_field_given(m, "type");
 	if (type == NULL)
-		return bad(e, code, "missing_required_parameter", "", "method.type", "is required");
+		return ql_field_bad(e, code, "missing_required_parameter", "", "method.type", "is required");
 	word = json_string_value(type);
 	if (word != NULL && (strcmp(word, "dpo") == 0 || strcmp(word, "reinforcement") == 0))
-		return bad(e, code, "unsupported_value", "", "method.type", "is not offered; use supervised");
+		return ql_field_bad(e, code, "unsupported_value", "", "method.type", "is not offered; use supervised");
 	if (word == NULL || strcmp(word, "supervised") != 0)
-		return bad(e, code, "invalid_value", "", "method.type", "must be supervised, dpo or reinforcement");
-	sup = given(m, "supervised");
+		return ql_field_bad(e, code, "invalid_value", "", "method.type", "must be supervised, dpo or reinforcement");
+	sup = ql_field_given(m, "supervised");
 	if (sup != NULL && !json_is_object(sup))
-		return bad(e, code, "invalid_value", "", "method.supervised", "must be an object");
-	return read_hyper(given(sup, "hyperparameters"), "method.supervised.hyperparameters.", r, code, e);
+		return ql_field_bad(e, code, "invalid_value", "", "method.supervised", "must be an object");
+	return read_hyper(ql_field_given(sup, "hyperparameters"), "method.supervised.hyperparameters.", r, code, e);
 }
 
 static int64_t int_of(const json_t *r, const char *key) { return json_integer_value(json_object_get(r, key)); }
@@ -294,15 +294,15 @@ static int check_batch(const json_t *r, const char **code, struct ql_err *e)
 	int64_t micro = int_of(r, "micro_batch_size"), accum = int_of(r, "gradient_accumulation_steps"), batch = int_of(r, "batch_size");
 
 	if (micro != 0 && accum != 0 && micro * accum > 256)
-		return bad(e, code, "invalid_value", "qlora.", "gradient_accumulation_steps", "times micro_batch_size must be at most 256");
+		return ql_field_bad(e, code, "invalid_value", "qlora.", "gradient_accumulation_steps", "times micro_batch_size must be at most 256");
 	if (batch == 0)
 		return QL_OK;
 	if (micro != 0 && accum != 0 && micro * accum != batch)
-		return bad(e, code, "invalid_value", "qlora.", "gradient_accumulation_steps", "times micro_batch_size must be batch_size");
+		return ql_field_bad(e, code, "invalid_value", "qlora.", "gradient_accumulation_steps", "times micro_batch_size must be batch_size");
 	if (micro != 0 && batch % micro != 0)
-		return bad(e, code, "invalid_value", "qlora.", "micro_batch_size", "must divide batch_size");
+		return ql_field_bad(e, code, "invalid_value", "qlora.", "micro_batch_size", "must divide batch_size");
 	if (accum != 0 && batch % accum != 0)
-		return bad(e, code, "invalid_value", "qlora.", "gradient_accumulation_steps", "must divide batch_size");
+		return ql_field_bad(e, code, "invalid_value", "qlora.", "gradient_accumulation_steps", "must divide batch_size");
 	return QL_OK;
 }
 
@@ -310,25 +310,25 @@ static int check_batch(const json_t *r, const char **code, struct ql_err *e)
 static int check_together(const json_t *q, const struct ql_recipe_facts *facts, json_t *r, const char **code, struct ql_err *e)
 {
 	const char *scheduler = json_string_value(json_object_get(r, "lr_scheduler"));
-	bool ratio = given(q, "warmup_ratio") != NULL, steps = given(q, "warmup_steps") != NULL;
+	bool ratio = ql_field_given(q, "warmup_ratio") != NULL, steps = ql_field_given(q, "warmup_steps") != NULL;
 	double rate = json_number_value(json_object_get(r, "learning_rate"));
 	int64_t seq = int_of(r, "max_seq_length");
 
 	if (ratio && steps)
-		return bad(e, code, "invalid_value", "qlora.", "warmup_steps", "and qlora.warmup_ratio must not both be given");
-	if (strcmp(scheduler, "constant") == 0 && (json_number_value(given(q, "warmup_ratio")) > 0 || json_number_value(given(q, "warmup_steps")) > 0))
-		return bad(e, code, "invalid_value", "qlora.", ratio ? "warmup_ratio" : "warmup_steps",
+		return ql_field_bad(e, code, "invalid_value", "qlora.", "warmup_steps", "and qlora.warmup_ratio must not both be given");
+	if (strcmp(scheduler, "constant") == 0 && (json_number_value(ql_field_given(q, "warmup_ratio")) > 0 || json_number_value(ql_field_given(q, "warmup_steps")) > 0))
+		return ql_field_bad(e, code, "invalid_value", "qlora.", ratio ? "warmup_ratio" : "warmup_steps",
 			   "must be 0 with lr_scheduler constant; use constant_with_warmup");
 	if (!ratio)
 		(void)json_object_set_new(r, "warmup_ratio", json_real(strcmp(scheduler, "constant") == 0 ? 0 : 0.03));
 	if (strcmp(scheduler, "cosine") != 0 && json_number_value(json_object_get(r, "min_lr_ratio")) != 0)
-		return bad(e, code, "invalid_value", "qlora.", "min_lr_ratio", "must be 0 unless lr_scheduler is cosine");
+		return ql_field_bad(e, code, "invalid_value", "qlora.", "min_lr_ratio", "must be 0 unless lr_scheduler is cosine");
 	if (rate > 0 && json_is_number(json_object_get(r, "learning_rate_multiplier")))
-		return bad(e, code, "invalid_value", "qlora.", "learning_rate", "and learning_rate_multiplier must not both be given");
+		return ql_field_bad(e, code, "invalid_value", "qlora.", "learning_rate", "and learning_rate_multiplier must not both be given");
 	if (rate > 0)
 		(void)json_object_set_new(r, "learning_rate_multiplier", json_real(rate / ql_auto_base_rate(facts->parameters)));
 	if (facts->context > 0 && seq > facts->context)
-		return bad(e, code, "invalid_value", "qlora.", "max_seq_length", "is longer than the context of the base");
+		return ql_field_bad(e, code, "invalid_value", "qlora.", "max_seq_length", "is longer than the context of the base");
 	if (seq == 0 && facts->context > 0)
 		(void)json_object_set_new(r, "max_seq_length", json_integer(facts->context < 2048 ? facts->context : 2048));
 	if (json_is_null(json_object_get(r, "alpha")))
@@ -347,8 +347,8 @@ static int take_over(const json_t *q, const json_t *from, json_t *r, const char 
 		json_t *v = json_object_get(from, keys[i]), *own = json_object_get(r, keys[i]);
 		bool equal = json_is_number(v) ? json_number_value(v) == json_number_value(own) : json_equal(v, own);
 
-		if (given(q, keys[i]) != NULL && !equal)
-			return bad(e, code, "invalid_value", "qlora.", keys[i], "is that of the model to be trained on and cannot be changed");
+		if (ql_field_given(q, keys[i]) != NULL && !equal)
+			return ql_field_bad(e, code, "invalid_value", "qlora.", keys[i], "is that of the model to be trained on and cannot be changed");
 		(void)json_object_set(r, keys[i], v);
 	}
 	return QL_OK;
@@ -356,7 +356,7 @@ static int take_over(const json_t *q, const json_t *from, json_t *r, const char 
 
 int ql_recipe_make(const json_t *body, const struct ql_recipe_facts *facts, json_t **recipe, const char **code, struct ql_err *e)
 {
-	const json_t *q = given(body, "qlora");
+	const json_t *q = ql_field_given(body, "qlora");
 	json_t *r = json_object();
 	int rc;
 
@@ -376,95 +376,4 @@ int ql_recipe_make(const json_t *body, const struct ql_recipe_facts *facts, json
 	else
 		json_decref(r);
 	return rc;
-}
-
-static int read_metadata(const json_t *m, const char **code, struct ql_err *e)
-{
-	const char *key;
-	json_t *v;
-
-	if (m == NULL)
-		return QL_OK;
-	if (!json_is_object(m) || json_object_size(m) > 16)
-		return bad(e, code, "invalid_value", "", "metadata", "must be an object of at most 16 pairs");
-	json_object_foreach((json_t *)(uintptr_t)m, key, v) {
-		if (key[0] == '\0' || strlen(key) > 64)
-			return bad(e, code, "invalid_value", "", "metadata", "keys must have 1 to 64 bytes");
-		if (!json_is_string(v) || json_string_length(v) > 512)
-			return bad(e, code, "invalid_value", "metadata.", key, "must be a string of at most 512 bytes");
-	}
-	return QL_OK;
-}
-
-/* wandb entries are checked for form and not acted upon. */
-static int read_integrations(const json_t *list, bool *wandb, const char **code, struct ql_err *e)
-{
-	const char *const strings[] = {"project", "name", "entity"};
-	json_t *item, *tag;
-	size_t i, k;
-
-	if (list == NULL)
-		return QL_OK;
-	if (!json_is_array(list) || json_array_size(list) > 16)
-		return bad(e, code, "invalid_value", "", "integrations", "must be an array of at most 16 entries");
-	json_array_foreach(list, i, item) {
-		const char *type = json_string_value(json_object_get(item, "type"));
-		const json_t *w = json_object_get(item, "wandb"), *tags = given(w, "tags");
-
-		if (type == NULL || strcmp(type, "wandb") != 0)
-			return bad(e, code, "unsupported_value", "", "integrations", "may hold only entries of type wandb");
-		if (!json_is_object(w) || !json_is_string(json_object_get(w, "project")))
-			return bad(e, code, "invalid_value", "", "integrations", "entries need wandb.project, a string");
-		for (k = 0; k < 3; k++)
-			if (given(w, strings[k]) != NULL && !json_is_string(given(w, strings[k])))
-				return bad(e, code, "invalid_value", "integrations.wandb.", strings[k], "must be a string");
-		if (tags != NULL && !json_is_array(tags))
-			return bad(e, code, "invalid_value", "integrations.wandb.", "tags", "must be an array of strings");
-		json_array_foreach(tags, k, tag)
-			if (!json_is_string(tag))
-				return bad(e, code, "invalid_value", "integrations.wandb.", "tags", "must be an array of strings");
-		*wandb = true;
-	}
-	return QL_OK;
-}
-
-static int read_string(const json_t *body, const char *key, size_t max, bool required, const char **out, const char **code, struct ql_err *e)
-{
-	const json_t *v = given(body, key);
-	char text[64];
-
-	*out = NULL;
-	if (v == NULL)
-		return required ? bad(e, code, "missing_required_parameter", "", key, "is required") : QL_OK;
-	(void)snprintf(text, sizeof text, "must be a string of 1 to %zu bytes", max);
-	if (!json_is_string(v) || json_string_length(v) < 1 || json_string_length(v) > max)
-		return bad(e, code, "invalid_value", "", key, text);
-	*out = json_string_value(v);
-	return QL_OK;
-}
-
-int ql_job_request_read(const json_t *body, struct ql_job_request *r, const char **code, struct ql_err *e)
-{
-	static const struct field seed_field = {"seed", INT, 0, 2147483647, false, false, NULL, "-1"};
-	json_t *seed = NULL;
-	int rc;
-
-	memset(r, 0, sizeof *r);
-	*code = "invalid_value";
-	if (!json_is_object(body))
-		return ql_err_set(e, QL_EINVAL, "The body must be a JSON object.");
-	if ((rc = read_string(body, "model", QL_MODEL_NAME_SIZE - 1, true, &r->model, code, e)) != QL_OK ||
-	    (rc = read_string(body, "training_file", 128, true, &r->training_file, code, e)) != QL_OK ||
-	    (rc = read_string(body, "validation_file", 128, false, &r->validation_file, code, e)) != QL_OK ||
-	    (rc = read_string(body, "suffix", 64, false, &r->suffix, code, e)) != QL_OK ||
-	    (rc = check_field(&seed_field, given(body, "seed"), "", &seed, code, e)) != QL_OK)
-		return rc;
-	r->seed = json_integer_value(seed);
-	json_decref(seed);
-	if (r->suffix != NULL &&
-	    strspn(r->suffix, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") != strlen(r->suffix))
-		return bad(e, code, "invalid_value", "", "suffix", "may hold letters, digits and . _ - only");
-	r->metadata = given(body, "metadata");
-	rc = read_metadata(r->metadata, code, e);
-	return rc == QL_OK ? read_integrations(given(body, "integrations"), &r->wandb, code, e) : rc;
 }

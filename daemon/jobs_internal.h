@@ -4,8 +4,10 @@
  *   job_fields.c  checks of a create body        job_create.c  creation
  *   job_auto.c    "auto" after validation        jobs.c        get, list, cancel, pause, resume
  *   job_change.c  transitions, events, watchers  job_events.c  lists of events and checkpoints, streams
- *   job_frames.c  frames from the engine         job_sched.c   queue, space, lost engines, drain, recovery
- *   job_ckpt.c    rows of checkpoints, pruning */
+ *   job_frames.c  frames from the engine         job_validated.c, job_steps.c, job_done.c   the larger ones
+ *   job_sched.c   what the engine is given       job_lost.c    lost engines, drain, recovery, open and close
+ *   job_tick.c    hangs and disk space           job_live.c    jobs that an engine has in hand
+ *   job_ckpt.c    rows of checkpoints, pruning   job_request.c the body's own fields besides the recipe */
 #ifndef QL_DAEMON_JOBS_INTERNAL_H
 #define QL_DAEMON_JOBS_INTERNAL_H
 
@@ -101,6 +103,9 @@ struct ql_job_request {
 };
 /* Checks the body's own fields (not the objects they name) and builds the recipe.  *code gets the error's word. */
 int ql_job_request_read(const json_t *body, struct ql_job_request *r, const char **code, struct ql_err *e);
+/* The value of a key, NULL if absent or null; and a refusal: param = prefix + name, message "'param' what". */
+const json_t *ql_field_given(const json_t *obj, const char *key);
+int ql_field_bad(struct ql_err *e, const char **code, const char *word, const char *prefix, const char *name, const char *what);
 int ql_recipe_make(const json_t *body, const struct ql_recipe_facts *facts, json_t **recipe, const char **code, struct ql_err *e);
 
 /* ---- job_auto.c: api.md §5.2; n examples ---- */
@@ -141,7 +146,21 @@ void ql_ckpt_prune(struct ql_control *ctl, const struct ql_job *j, bool final);
 /* Removes STATE/<dir>/<name> on a worker thread; what is left is swept at the next start. */
 void ql_remove_later(struct ql_control *ctl, const char *dir, const char *name);
 
-/* ---- job_sched.c ---- */
+/* ---- job_frames.c ---- */
+/* Writes the pending events, loads the job and begins a transaction; end commits it when rc is QL_OK.  A move that the table
+ * refuses is a stale frame: dropped, QL_OK.  end frees *j. */
+int ql_job_frame_begin(struct ql_control *ctl, const struct ql_live *l, struct ql_job *j, struct ql_err *e);
+int ql_job_frame_end(struct ql_control *ctl, struct ql_job *j, int rc, struct ql_err *e);
+/* Runs sql with (id, text of v or NULL). */
+int ql_job_set_json(struct ql_control *ctl, const char *sql, const char *id, const json_t *v, struct ql_err *e);
+/* Within a transaction: the events of `faults` (may be NULL), then failed with that error. */
+int ql_job_give_up(struct ql_control *ctl, struct ql_job *j, const json_t *faults, const char *code, const char *param,
+		   const char *message, struct ql_err *e);
+int ql_job_on_validated(struct ql_control *ctl, struct ql_live *l, const json_t *f, struct ql_err *e); /* job_validated.c */
+int ql_job_on_step(struct ql_control *ctl, struct ql_live *l, const json_t *f, struct ql_err *e);      /* job_steps.c */
+int ql_job_on_done(struct ql_control *ctl, struct ql_live *l, const json_t *f, struct ql_err *e);      /* job_done.c */
+
+/* ---- job_live.c, job_sched.c, job_lost.c, job_tick.c ---- */
 struct ql_live *ql_live_find(struct ql_control *ctl, const char *id);
 void ql_live_drop(struct ql_control *ctl, struct ql_live *l);
 void ql_jobs_schedule(struct ql_control *ctl); /* gives work to the engine; safe to call at any time */
@@ -150,7 +169,8 @@ void ql_jobs_drain(struct ql_control *ctl);    /* stop(drain) to all that run; n
 bool ql_jobs_drained(struct ql_control *ctl);  /* no engine has a job in hand */
 void ql_live_stop(struct ql_control *ctl, struct ql_live *l, const char *mode);
 /* Writes the pending step events of all jobs. */
-int ql_jobs_flush(struct ql_control *ctl, struct ql_err *e);
+int ql_jobs_flush(struct ql_control *ctl, struct ql_err *e); /* job_steps.c */
+struct ql_live *ql_live_add(struct ql_control *ctl, const struct ql_job *j, int64_t attempt, bool training);
 
 int ql_jobs_open(struct ql_control *ctl, struct ql_err *e); /* recovery: robustness.md §3.5 */
 void ql_jobs_close(struct ql_control *ctl);		    /* closes the timer's handle */

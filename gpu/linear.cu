@@ -4,7 +4,7 @@
  *        in        R
  *  out [ W       | s·B ]      S  = (M⊙x)·Aᵀ             → x's columns  in … in+R-1      (ext columns, device.h)
  *    R [ A       |  -  ]      y  = [x | S]·[W | s·B]ᵀ     one product of depth in + R
- *                             dS = dy·(s·B)             → dy's columns out … out+R-1
+ *                             dS = s·(dy·B)             → dy's columns out … out+R-1  (there B stands unscaled)
  *                             dx = [dy | dS]·[W ; A]       one product of depth out + R
  * dA += dSᵀ·(M⊙x);  dB += s·dyᵀ·S.  S and dS are bf16, sums fp32.  s·B is block-structured: rows of part p meet only its own columns.
  * With dropout the adapters' share of dx is M⊙(dS·A), formed in fp32 and added before the one rounding.
@@ -231,15 +231,16 @@ int cu_weight_view(struct ql_device *d, struct ql_queue *q, const struct ql_weig
 	return QL_OK;
 }
 
-static int pack(struct ql_device *d, struct ql_queue *q, const struct ql_weight *w, const struct ql_lora_seg *s, const struct plan *p, uint32_t *R,
-		struct ql_err *e)
+/* scaled: s·B into the columns (forward), else B alone (gradient: dS = s·(dy·B), one rounding less) */
+static int pack(struct ql_device *d, struct ql_queue *q, const struct ql_weight *w, const struct ql_lora_seg *s, const struct plan *p, bool scaled,
+		uint32_t *R, struct ql_err *e)
 {
 	struct pack_args g;
 	uint32_t row = 0, col = 0;
 
 	memset(&g, 0, sizeof g);
 	for (uint32_t i = 0; i < w->s.n_parts; i++) {
-		struct pack_part t = {s->part[i].a, s->part[i].b, s->part[i].r, col, row, w->s.out[i], s->part[i].scale};
+		struct pack_part t = {s->part[i].a, s->part[i].b, s->part[i].r, col, row, w->s.out[i], scaled ? s->part[i].scale : 1.f};
 
 		g.part[i] = t;
 		row += t.out;
@@ -370,7 +371,7 @@ int cu_linear(struct ql_device *d, struct ql_queue *q, const struct ql_linear *a
 		row = s->row_end;
 		if (begin == row)
 			continue;
-		QL_TRY(pack(d, q, w, s, &p, &R, e));
+		QL_TRY(pack(d, q, w, s, &p, true, &R, e));
 		if (R)
 			QL_TRY(make_s(d, q, w, s, &a->x, &p, R, xd, e));
 		if (a->y.data)
@@ -402,8 +403,8 @@ static int grad_adapters(struct ql_device *d, struct ql_queue *q, struct grad_ct
 	for (uint32_t i = 0; i < w->s.n_parts; i++) {
 		const struct ql_lora *l = &s->part[i];
 
-		if (l->r) { /* dS = dy_p·(s·B);  dB += s·dy_pᵀ·S */
-			QL_TRY(cu_gemm_nn(d, q, rows, l->r, w->s.out[i], 1.f, dy + row0, a->dy.ld, c->p.ext + row0 * c->p.ld + w->in + col, c->p.ld, 0.f,
+		if (l->r) { /* dS = s·dy_p·B;  dB += s·dy_pᵀ·S */
+			QL_TRY(cu_gemm_nn(d, q, rows, l->r, w->s.out[i], l->scale, dy + row0, a->dy.ld, c->p.ext + row0 * c->p.ld + w->in + col, c->p.ld, 0.f,
 					  NULL, 0, dy + w->out + col, a->dy.ld, QL_BF16, e));
 			if (l->db)
 				QL_TRY(cu_gemm_tn(d, q, w->s.out[i], l->r, rows, l->scale, dy + row0, a->dy.ld, x + w->in + col, a->x.ld, 1.f, l->db, l->r,
@@ -527,7 +528,7 @@ int cu_linear_grad(struct ql_device *d, struct ql_queue *q, const struct ql_line
 		row = s->row_end;
 		if (begin == row)
 			continue;
-		QL_TRY(pack(d, q, w, s, &c.p, &R, e));
+		QL_TRY(pack(d, q, w, s, &c.p, false, &R, e));
 		if (R)
 			QL_TRY(grad_adapters(d, q, &c, s, R, e));
 		if (a->dx.data)

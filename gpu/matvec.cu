@@ -18,10 +18,12 @@
 #define RANK_MAX 256
 #define S_STEP 16 /* ranks of one (row, part) computed side by side */
 #define LUT_BYTES 65536
+#define X_BYTES 36864 /* of x in shared memory: two blocks still fit a multiprocessor */
 
 struct mv_args {
 	struct cu_any w;
 	uint32_t block0[QL_PARTS_MAX + 1]; /* first block of each part */
+	uint32_t x_smem; /* elements of a row of x in shared memory, 0: x is read from memory */
 	uint32_t T, split, s_warps; /* warps per tile; warps per (row, part, rank) of S: powers of two */
 	const bf16 *x;
 	size_t ldx;
@@ -125,16 +127,16 @@ template <int NT> __device__ __forceinline__ void store_partial(float (*acc)[4],
 			red[(warp * 16 + g + (k >> 1) * 8) * (NT * 8) + n * 8 + 2 * t + (k & 1)] = acc[n][k];
 }
 
-template <int NT> __device__ __forceinline__ void load_x(const struct mv_args &a, bool ok, uint32_t k, uint32_t g, uint4 lo[NT], uint4 hi[NT])
+template <int NT> __device__ __forceinline__ void load_x(const struct mv_args &a, const bf16 *x, size_t ldx, bool ok, uint32_t k, uint32_t g, uint4 lo[NT], uint4 hi[NT])
 {
 #pragma unroll
 	for (int n = 0; n < NT; n++) {
 		lo[n] = hi[n] = make_uint4(0, 0, 0, 0);
 		if (ok && n * 8 + g < a.T) {
-			const uint4 *p = reinterpret_cast<const uint4 *>(a.x + (n * 8 + g) * a.ldx + k);
+			const uint4 *p = reinterpret_cast<const uint4 *>(x + (n * 8 + g) * ldx + k);
 
-			lo[n] = __ldg(p);
-			hi[n] = __ldg(p + 1);
+			lo[n] = p[0];
+			hi[n] = p[1];
 		}
 	}
 }
@@ -227,6 +229,18 @@ __device__ __forceinline__ void q4_tile(const struct mv_args &a, const struct cu
 			prefetch_l2(p.codes + ((t ? b1 : b0) + first + k * step) * 32);
 	build_lut(p, lut, map, reinterpret_cast<uint32_t *>(red), NESTED);
 	cu_acquire();
+	const bf16 *x = a.x;
+	size_t ldx = a.ldx;
+	if (a.x_smem) { /* in % 64 == 0 */
+		bf16 *s = reinterpret_cast<bf16 *>(lut + LUT_BYTES);
+
+		for (uint32_t n = 0; n < a.T; n++)
+			for (uint32_t i = threadIdx.x * 8; i < a.w.in; i += 256 * 8)
+				*reinterpret_cast<uint4 *>(s + n * a.x_smem + i) = __ldg(reinterpret_cast<const uint4 *>(a.x + n * a.ldx + i));
+		x = s;
+		ldx = a.x_smem;
+		__syncthreads();
+	}
 	for (; first < blocks; first += step) {
 		const uint32_t then = first + step;
 
@@ -240,7 +254,7 @@ __device__ __forceinline__ void q4_tile(const struct mv_args &a, const struct cu
 
 #pragma unroll
 			for (uint32_t j = 0; j < JP; j++)
-				load_x<NT>(a, ALIGNED || first + j0 + j < blocks, (first + j0 + j) * 64 + t * 16, g, lo[j], hi[j]);
+				load_x<NT>(a, x, ldx, ALIGNED || first + j0 + j < blocks, (first + j0 + j) * 64 + t * 16, g, lo[j], hi[j]);
 #pragma unroll
 			for (int m = 0; m < 4; m++)
 #pragma unroll
@@ -500,21 +514,22 @@ cudaError_t cu_matvec_setup(void)
 	cudaError_t r = cudaSuccess;
 #define SET(K, N)             \
 	if (r == cudaSuccess) \
-		r = cudaFuncSetAttribute(matvec_kernel<K, N>, cudaFuncAttributeMaxDynamicSharedMemorySize, LUT_BYTES);
+		r = cudaFuncSetAttribute(matvec_kernel<K, N>, cudaFuncAttributeMaxDynamicSharedMemorySize, LUT_BYTES + X_BYTES);
 	Q4_KERNELS(SET)
 #undef SET
 	return r;
 }
 
-/* warps per tile: the fewest that still give every multiprocessor one and a half blocks */
-static uint32_t split_of(struct ql_device *d, const struct ql_weight *w, int kind)
+/* warps per tile: the most with which all blocks still run at once, two on a multiprocessor */
+static uint32_t split_of(struct ql_device *d, const struct ql_weight *w, int kind, uint32_t s_blocks)
 {
-	uint32_t tiles = (w->out + 15) / 16, split = 1;
+	const uint32_t tiles = (w->out + 15) / 16;
+	uint32_t split = WARPS;
 
 	if (kind > MV_Q4_NESTED_ALIGNED)
 		return WARPS;
-	while (split < WARPS && 2 * (uint64_t)tiles * split / WARPS < 3 * (uint64_t)cu_of(d)->sms)
-		split *= 2;
+	while (split > 1 && (uint64_t)tiles * split / WARPS + s_blocks > 2 * (uint64_t)cu_of(d)->sms)
+		split /= 2;
 	return split;
 }
 
@@ -545,7 +560,13 @@ int cu_matvec(struct ql_device *d, struct ql_queue *q, const struct ql_linear *l
 
 	memset(&a, 0, sizeof a);
 	a.w = cu_any_of(w);
-	a.split = split_of(d, w, kind);
+	if (l->table) {
+		const uint32_t pairs = rows * w->s.n_parts;
+
+		a.s_warps = pairs == 1 ? 4 : pairs <= 4 ? 8 : pairs <= 8 ? 4 : 2;
+		a.s_blocks = (pairs * S_STEP * a.s_warps + WARPS - 1) / WARPS;
+	}
+	a.split = split_of(d, w, kind, rows <= 4 ? a.s_blocks : 0);
 	for (uint32_t p = 0; p < w->s.n_parts; p++) {
 		const uint32_t rows_per = WARPS / a.split * 16;
 
@@ -567,19 +588,22 @@ int cu_matvec(struct ql_device *d, struct ql_queue *q, const struct ql_linear *l
 	a.res = l->residual ? (const bf16 *)l->residual + (size_t)row * l->ld_residual : NULL;
 	a.ldres = l->ld_residual;
 	if (l->table) {
-		const uint32_t items = rows * w->s.n_parts * S_STEP;
-
 		a.tab = l->table->dev;
 		a.n_sites = l->table->n_sites;
 		a.site0 = l->site0;
 		a.row_slot = l->row_slot + row;
-		a.s_warps = rows * w->s.n_parts <= 4 ? 8 : rows * w->s.n_parts <= 8 ? 4 : 2;
-		a.s_blocks = (items * a.s_warps + WARPS - 1) / WARPS;
 		a.count = (unsigned *)q->work;
 		a.S = (float *)(q->work + 4096);
 	}
 	const unsigned grid = blocks + a.s_blocks;
-	const size_t smem = kind <= MV_Q4_NESTED_ALIGNED ? LUT_BYTES : 0;
+	size_t smem = 0;
+	if (kind <= MV_Q4_NESTED_ALIGNED) {
+		smem = LUT_BYTES;
+		if ((size_t)rows * (w->in + 8) * 2 <= X_BYTES) {
+			a.x_smem = w->in + 8;
+			smem += (size_t)rows * a.x_smem * 2;
+		}
+	}
 #define GO(K)                                                                                                       \
 	case K:                                                                                                     \
 		CU_TRY(cu_launch(d, q, rows <= 8 ? matvec_kernel<K, 1> : matvec_kernel<K, 2>, grid, 256, smem, a)); \

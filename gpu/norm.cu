@@ -32,6 +32,8 @@ __global__ void __launch_bounds__(THREADS) norm_fwd(const bf16 *__restrict__ x, 
 	float keep[KEEP][8], s = 0;
 
 	cu_release();
+	if (threadIdx.x * 32 < n) /* the weights do not depend on earlier work: bring them close while it ends */
+		asm volatile("prefetch.global.L2 [%0];" ::"l"(w + threadIdx.x * 32));
 	cu_acquire();
 #pragma unroll
 	for (int k = 0; k < KEEP; k++) {

@@ -1,13 +1,13 @@
 /* paged_attn.cu - attention of new tokens over a paged cache (device.h, struct ql_paged_attn).
  *
  * Up to 4 new tokens per sequence (decode): the cache is cut into splits; a block owns one split of one kv head and one query row and
- * serves all query heads of the group, so keys and values are read once.  Within a split 256 tokens at a time: scores (a
+ * serves all query heads of the group, so keys and values are read once.  Within a split 64 tokens at a time: scores (a
  * row of the cache is read by HD/8 neighbouring lanes, 16 bytes each), softmax, weighted sum of values.  Partial (max, sum, o) are
- * merged in ascending order by a second kernel.  The split is 256 tokens, doubled only while the partials of kv_len_max
- * would not fit their buffer.  More new tokens (chunked prefill) use the flash kernel of attention_fwd.cu. */
+ * merged in ascending order by a second kernel.  The split is 64 tokens for kv_len_max up to 1024, 128 up to 4096, else 256,
+ * doubled while the partials would not fit their buffer.  More new tokens (chunked prefill) use the flash kernel of attention_fwd.cu. */
 #include "gpu/attention.h"
 
-#define SUB 256
+#define SUB 64
 #define DECODE_ROWS 4
 
 struct paged_args {
@@ -172,8 +172,10 @@ template <int HD> __global__ void __launch_bounds__(HD) paged_merge(const __grid
 	const float *p = a.part + ((size_t)row * a.n_head + head) * a.n_splits * (HD + 2);
 	float m = -INFINITY, l = 0, o = 0;
 
+#pragma unroll 8
 	for (uint32_t i = 0; i < n; i++)
 		m = fmaxf(m, p[i * (HD + 2) + HD]);
+#pragma unroll 8
 	for (uint32_t i = 0; i < n; i++) {
 		const float w = exp2f(p[i * (HD + 2) + HD] - m);
 
@@ -188,7 +190,8 @@ static int decode(struct ql_device *d, struct ql_queue *q, const struct ql_paged
 	const uint32_t rows = p->q.rows, hd = p->head_dim;
 	const size_t room = CU_WORK_BYTES - 4096, per = (size_t)rows * p->n_head * (hd + 2) * 4;
 	struct paged_args a = {(const bf16 *)p->q.data, (const bf16 *)p->k_cache.data, (const bf16 *)p->v_cache.data, (bf16 *)p->o.data, p->q.ld, p->o.ld,
-			       p->k_cache.ld, p->v_cache.ld, p->n_head, p->n_kv, p->n_head / p->n_kv, p->block_tokens, p->max_blocks, p->window, SUB, 1,
+			       p->k_cache.ld, p->v_cache.ld, p->n_head, p->n_kv, p->n_head / p->n_kv, p->block_tokens, p->max_blocks, p->window,
+			       p->kv_len_max <= 1024 ? SUB : p->kv_len_max <= 4096 ? 2 * SUB : 4 * SUB, 1,
 			       p->q_len_max, p->q_begin, p->kv_len, p->block_table, p->scale, (float *)(q->work + 4096)};
 
 	while ((a.n_splits = (p->kv_len_max + a.split - 1) / a.split) > 1 && a.n_splits * per > room)

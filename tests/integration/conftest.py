@@ -59,21 +59,26 @@ def clean_env():
 
 
 class Daemon:
-    def __init__(self, tmp, args=(), env=None, base=None):
+    def __init__(self, tmp, args=(), env=None, base=None, real=REAL_ENGINE):
         self.tmp = pathlib.Path(tmp)
         self.state = self.tmp / "state"
         self.args, self.extra_env = list(args), dict(env or {})
+        self.real = real  # the binary's own engine instead of the fake one
         self.base = base or os.environ.get("QLORAD_TEST_BASE")
         if not self.base:
             self.base = self.tmp / "base.gguf"
             self.base.write_bytes(b"GGUF" + bytes(60))
         self.proc, self.port, self.sock, self.log, self.strangers = None, None, None, [], 0
 
+    @staticmethod
+    def exe():
+        return EXE
+
     # ---- life
     def start(self, wait_ready=True):
         env = clean_env()
         env.update(self.extra_env)
-        if not REAL_ENGINE:
+        if not self.real:
             env["QLORAD_ENGINE_EXE"] = FAKE
         else:
             env.pop("QLORAD_ENGINE_EXE", None)
@@ -104,7 +109,7 @@ class Daemon:
         assert self.port or self.sock, "the daemon ended at its start:\n" + "".join(self.log[-20:])
         self.token = (self.state / "admin.token").read_text().strip() if (self.state / "admin.token").exists() else ""
         if wait_ready:
-            self.until(lambda: self.get("/readyz", token=None).status == 200, 600 if REAL_ENGINE else 20, "ready")
+            self.until(lambda: self.get("/readyz", token=None).status == 200, 600 if self.real else 20, "ready")
         return self
 
     def stop(self, sig=signal.SIGTERM, timeout=40):

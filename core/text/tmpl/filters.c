@@ -251,7 +251,7 @@ static int f_truncate(struct vm *m, struct val self, const struct args *a, struc
 	static const char *const names[] = {"length", "killwords", "end", "leeway", NULL};
 	struct val v[4], cut, space;
 	int64_t length = 255, leeway = 5;
-	size_t n, at;
+	size_t n, at, len = 0;
 	bool kill;
 	int rc = args_bind(m, "do_truncate", a, names, 0, v);
 
@@ -263,14 +263,19 @@ static int f_truncate(struct vm *m, struct val self, const struct args *a, struc
 		return rc;
 	length = v_is_intlike(v[0]) ? v_as_int(v[0]) : length;
 	leeway = v_is_intlike(v[3]) ? v_as_int(v[3]) : leeway;
-	if (self.kind != V_STR || v[2].kind != V_STR)
-		return vm_raise(m, "TypeError", "truncate needs strings, not '%s'", v_type(self));
+	if (v[2].kind != V_STR)
+		return vm_raise(m, "TypeError", "truncate needs a string for its end, not '%s'", v_type(v[2]));
+	rc = v_len(m, self, &len);
+	if (rc != QL_OK)
+		return rc;
 	n = str_ncp(v[2].s);
 	if (length < (int64_t)n || leeway < 0)
 		return vm_raise(m, "AssertionError", "expected length >= %zu, got %lld", n, (long long)length);
 	*out = self;
-	if ((int64_t)str_ncp(self.s) <= length + leeway)
+	if ((int64_t)len <= length + leeway)
 		return QL_OK;
+	if (self.kind != V_STR)
+		return vm_raise(m, "TypeError", "truncate needs a string, not '%s'", v_type(self));
 	rc = str_sub(m, &cut, self.s, 0, str_off(self.s, (size_t)length - n));
 	if (rc == QL_OK)
 		rc = str_lit(m, &space, " ");

@@ -132,7 +132,7 @@ static int repr_list(struct vm *m, struct sb *b, const struct list *l, const cha
 		if (rc == QL_OK)
 			rc = v_repr(m, b, l->v[i]);
 	}
-	if (rc == QL_OK && l->n == 1 && *open == '(')
+	if (rc == QL_OK && l->n == 1 && strcmp(open, "(") == 0) /* a tuple of one */
 		rc = sb_addz(m, b, ",");
 	return rc != QL_OK ? rc : sb_addz(m, b, close);
 }

@@ -1,0 +1,312 @@
+"""The binary's own engine on a tiny model: jobs that survive kills with the same bits, queues, serving while training,
+exports, bad inputs.  No downloads, no other programs."""
+import concurrent.futures
+import hashlib
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+
+import tiny_model
+from conftest import Daemon
+
+FULL = bool(os.environ.get("QL_FULL"))
+STEPS = 40
+HYPER = {"rank": 4, "alpha": 8, "dropout": 0.1, "max_steps": STEPS, "save_steps": 5, "save_total_limit": 100, "warmup_steps": 4,
+         "learning_rate": 0.003, "micro_batch_size": 2, "gradient_accumulation_steps": 3, "eval_steps": 7, "max_seq_length": 64}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model.write(tmp_path_factory.mktemp("tiny") / "tiny-llama")
+
+
+@pytest.fixture
+def daemon(tmp_path, model):
+    d = Daemon(tmp_path, ["--device", "cpu", "--threads", "2", "--model-name", "tiny"], base=model, real=True).start()
+    yield d
+    if d.proc is not None:
+        assert d.stop() == 0
+
+
+def submit(d, seed=5, lines=60, valid=True, **qlora):
+    train = d.upload(tiny_model.chat_lines(lines)).json["id"]
+    body = {"model": "tiny", "training_file": train, "seed": seed, "suffix": "t",
+            "method": {"type": "supervised", "supervised": {"hyperparameters": {"batch_size": 6}}}, "qlora": {**HYPER, **qlora}}
+    if valid:
+        body["validation_file"] = d.upload(tiny_model.chat_lines(12, 9)).json["id"]
+    r = d.post("/v1/fine_tuning/jobs", body)
+    assert r.status == 200, r
+    return r.json["id"]
+
+
+def job(d, jid):
+    return d.get(f"/v1/fine_tuning/jobs/{jid}").json
+
+
+def finish(d, jid, seconds=180):
+    j = d.until(lambda: (lambda x: x if x["status"] in ("succeeded", "failed", "cancelled") else None)(job(d, jid)), seconds, "job end")
+    assert j["status"] == "succeeded", j["error"]
+    return j
+
+
+def digest(d, jid):
+    found = list((d.state / "adapters").glob(f"*{jid}*/adapter_model.safetensors"))
+    assert len(found) == 1, list((d.state / "adapters").iterdir())
+    return hashlib.sha256(found[0].read_bytes()).hexdigest()
+
+
+def step_of(d, jid):
+    return ((job(d, jid).get("qlora") or {}).get("progress") or {}).get("step") or 0
+
+
+def engine_pid(d):
+    for p in pathlib.Path("/proc").iterdir():
+        try:
+            if p.name.isdigit() and int((p / "stat").read_text().rsplit(")", 1)[1].split()[1]) == d.proc.pid:
+                return int(p.name)
+        except (OSError, IndexError):
+            pass
+    return None
+
+
+def metric_steps(d, jid):
+    out, after = [], ""
+    while True:
+        page = d.get(f"/v1/fine_tuning/jobs/{jid}/events?limit=1000{after}").json
+        out += [e["data"]["step"] for e in page["data"] if e["type"] == "metrics"]
+        if not page["has_more"]:
+            return sorted(out)
+        after = "&after=" + page["data"][-1]["id"]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, model):
+    """SHA-256 of the adapter of a run that nothing interrupted, and its metrics file."""
+    d = Daemon(tmp_path_factory.mktemp("ref"), ["--device", "cpu", "--threads", "2", "--model-name", "tiny"], base=model, real=True).start()
+    jid = submit(d)
+    j = finish(d, jid)
+    csv = d.get(f"/v1/files/{j['result_files'][0]}/content").body.decode()
+    out = digest(d, jid), csv
+    assert d.stop() == 0
+    return out
+
+
+def test_result_file_and_checkpoints(reference):
+    lines = reference[1].splitlines()
+    assert lines[0] == "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy"
+    assert [int(x.split(",")[0]) for x in lines[1:]] == list(range(1, STEPS + 1))
+    losses = [float(x.split(",")[1]) for x in lines[1:]]
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    assert [int(x.split(",")[0]) for x in lines[1:] if x.split(",")[3]] == sorted({*range(7, STEPS + 1, 7), *range(10, STEPS + 1, 10)})
+
+
+def test_thread_count_does_not_matter(tmp_path, model, reference):
+    d = Daemon(tmp_path, ["--device", "cpu", "--threads", "1", "--model-name", "tiny"], base=model, real=True).start()
+    jid = submit(d)
+    finish(d, jid)
+    assert digest(d, jid) == reference[0]
+    assert d.stop() == 0
+
+
+@pytest.mark.parametrize("seed", range(12 if FULL else 3))
+def test_engine_killed_same_bits(daemon, reference, seed):
+    rng = random.Random(seed)
+    jid = submit(daemon)
+    for _ in range(2):  # three deaths without progress would fail the job, as promised
+        at = step_of(daemon, jid) + rng.randint(1, 16)
+        daemon.until(lambda: step_of(daemon, jid) >= min(at, STEPS - 1) or job(daemon, jid)["status"] == "succeeded", 120, "step")
+        time.sleep(rng.random() * 0.02)
+        pid = engine_pid(daemon)
+        if pid is None or job(daemon, jid)["status"] == "succeeded":
+            break
+        os.kill(pid, signal.SIGKILL)
+        daemon.until(lambda: job(daemon, jid)["qlora"]["attempt"] >= 1, 10, "noticed")
+        daemon.alive()
+    j = finish(daemon, jid)
+    assert digest(daemon, jid) == reference[0]
+    assert daemon.get(f"/v1/files/{j['result_files'][0]}/content").body.decode() == reference[1]
+    assert metric_steps(daemon, jid) == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("seed", range(12 if FULL else 3))
+def test_control_killed_same_bits(tmp_path, model, reference, seed):
+    rng = random.Random(100 + seed)
+    d = Daemon(tmp_path, ["--device", "cpu", "--threads", "2", "--model-name", "tiny"], base=model, real=True).start()
+    jid = submit(d)
+    for _ in range(2):
+        at = step_of(d, jid) + rng.randint(1, 14)
+        d.until(lambda: step_of(d, jid) >= min(at, STEPS - 1) or job(d, jid)["status"] == "succeeded", 120, "step")
+        d.proc.kill()
+        d.proc.wait()
+        d.start()
+    finish(d, jid)
+    assert digest(d, jid) == reference[0]
+    assert len(d.get("/v1/fine_tuning/jobs").json["data"]) == 1
+    assert metric_steps(d, jid) == list(range(1, STEPS + 1))
+    assert d.stop() == 0
+
+
+def test_pause_resume_and_drain_same_bits(tmp_path, model, reference):
+    d = Daemon(tmp_path, ["--device", "cpu", "--threads", "2", "--model-name", "tiny"], base=model, real=True).start()
+    jid = submit(d)
+    d.until(lambda: step_of(d, jid) >= 6, 60, "step 6")
+    assert d.post(f"/v1/fine_tuning/jobs/{jid}/pause").status == 200
+    d.until(lambda: job(d, jid)["qlora"]["state"] == "paused", 30, "paused")
+    assert d.post(f"/v1/fine_tuning/jobs/{jid}/resume").status == 200
+    d.until(lambda: step_of(d, jid) >= 16, 60, "step 16")
+    assert d.stop() == 0  # SIGTERM: the job goes back to the queue
+    d.start()
+    finish(d, jid)
+    assert digest(d, jid) == reference[0]
+    assert d.stop() == 0
+
+
+def test_queue_and_cancel(daemon):
+    ids = [submit(daemon, seed=i, valid=False) for i in range(4)]
+    assert daemon.post(f"/v1/fine_tuning/jobs/{ids[2]}/cancel").json["status"] == "cancelled"
+    for i in (0, 1, 3):
+        finish(daemon, ids[i])
+    done = {i: job(daemon, x) for i, x in enumerate(ids)}
+    assert done[0]["finished_at"] <= done[1]["finished_at"] <= done[3]["finished_at"]
+    assert done[2]["status"] == "cancelled" and len({digest(daemon, ids[i]) for i in (0, 1, 3)}) == 3
+
+
+def ask(d, model, text, **kw):
+    r = d.post("/v1/chat/completions", {"model": model, "messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 16, **kw},
+               timeout=120)
+    assert r.status == 200, r
+    return r.json["choices"][0]["message"]["content"]
+
+
+def test_serving_many_adapters_while_training(daemon):
+    a = finish(daemon, submit(daemon, seed=1, valid=False))["fine_tuned_model"]
+    b = finish(daemon, submit(daemon, seed=2, valid=False, learning_rate=0.01))["fine_tuned_model"]
+    alone = {m: ask(daemon, m, "say abc") for m in ("tiny", a, b)}
+    assert alone["tiny"] != alone[a]
+    running = submit(daemon, seed=3, max_steps=150)
+    daemon.until(lambda: step_of(daemon, running) >= 1, 60, "running")
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        got = list(pool.map(lambda i: (i, ask(daemon, ["tiny", a, b][i % 3], "say abc")), range(24)))
+    for i, text in got:
+        assert text == alone[["tiny", a, b][i % 3]]
+    assert job(daemon, running)["status"] in ("running", "succeeded")
+    # a checkpoint can be asked, and trained further
+    page = daemon.get(f"/v1/fine_tuning/jobs/{running}/checkpoints?limit=2").json
+    assert ask(daemon, page["data"][-1]["fine_tuned_model_checkpoint"], "say abc") is not None
+    finish(daemon, running)
+    r = daemon.post("/v1/fine_tuning/jobs", {"model": a, "training_file": daemon.upload(tiny_model.chat_lines(20)).json["id"], "seed": 1,
+                                             "qlora": {"max_steps": 3}})
+    assert r.status == 200, r
+    assert finish(daemon, r.json["id"])["qlora"]["rank"] == 4
+
+
+def test_stream_equals_answer_and_logprobs(daemon):
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "say abc"}], "temperature": 0.8, "seed": 4, "max_tokens": 24,
+            "logprobs": True, "top_logprobs": 3, "n": 2}
+    whole = daemon.post("/v1/chat/completions", body).json
+    s = daemon.stream("POST", "/v1/chat/completions", {**body, "stream": True, "stream_options": {"include_usage": True}})
+    text, probs, usage = ["", ""], [[], []], None
+    for ev in s:
+        if ev["data"] == "[DONE]":
+            break
+        chunk = json.loads(ev["data"])
+        usage = chunk.get("usage") or usage
+        for c in chunk["choices"]:
+            text[c["index"]] += c["delta"].get("content") or ""
+            probs[c["index"]] += ((c.get("logprobs") or {}).get("content")) or []
+    for c in whole["choices"]:
+        assert c["message"]["content"] == text[c["index"]]
+        want = c["logprobs"]["content"]
+        assert [t["token"] for t in want] == [t["token"] for t in probs[c["index"]]]
+        assert all(len(t["top_logprobs"]) == 3 and t["logprob"] <= t["top_logprobs"][0]["logprob"] + 1e-6 for t in want)
+    assert usage["completion_tokens"] == whole["usage"]["completion_tokens"]
+    long = {"model": "tiny", "prompt": "x" * 200, "max_tokens": 1, "temperature": 0}
+    assert daemon.post("/v1/completions", long).json["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    assert daemon.post("/v1/completions", long).json["usage"]["prompt_tokens_details"]["cached_tokens"] >= 160
+
+
+def test_disconnect_frees_the_row(daemon):
+    s = daemon.stream("POST", "/v1/completions", {"model": "tiny", "prompt": "a", "max_tokens": 400, "ignore_eos": True, "stream": True})
+    next(iter(s))
+    s.close()
+    daemon.until(lambda: daemon.get("/v1/status").json["inference"]["running"] == 0, 10, "row freed")
+
+
+def test_exports_are_whole(daemon):
+    m = finish(daemon, submit(daemon, seed=1, valid=False))["fine_tuned_model"]
+    for fmt, quant in (("peft", None), ("gguf_lora", "f32"), ("gguf", "f32"), ("gguf", "f16"), ("gguf", "q8_0"), ("safetensors", "bf16")):
+        r = daemon.post("/v1/exports", {"model": m, "format": fmt, **({"quantization": quant} if quant and fmt != "safetensors" else {})})
+        assert r.status == 200, r
+        x = daemon.until(lambda: (lambda v: v if v["status"] in ("succeeded", "failed") else None)(daemon.get(f"/v1/exports/{r.json['id']}").json), 60, "export")
+        if fmt.startswith("gguf") and x["status"] == "failed":
+            # the tiny tokenizer is none that GGUF knows: refused by name, nothing left behind
+            assert "pre" in x["error"]["message"] or "tokenizer" in x["error"]["message"], x["error"]
+            continue
+        assert x["status"] == "succeeded", x["error"]
+        for f in x["files"]:
+            data = daemon.get(f"/v1/exports/{x['id']}/content?file={f['name']}").body
+            assert len(data) == f["bytes"] and hashlib.sha256(data).hexdigest() == f["sha256"]
+
+
+def chat(*turns):
+    return json.dumps({"messages": [{"role": r, "content": c} for r, c in turns]})
+
+
+GOOD = chat(("user", "a"), ("assistant", "b"))
+BAD_FILES = [
+    ("broken JSON", '{"messages": [', "line 3"), ("not an object", "[1]", "line 3"), ("blank role", chat(("", "x"), ("assistant", "y")), "role"),
+    ("no assistant", chat(("user", "x")), "assistant"), ("wrong content", '{"messages":[{"role":"user","content":5},{"role":"assistant","content":"y"}]}', "content"),
+    ("weight 2", '{"messages":[{"role":"user","content":"x"},{"role":"assistant","content":"y","weight":2}]}', "weight"),
+    ("all weights 0", '{"messages":[{"role":"user","content":"x"},{"role":"assistant","content":"y","weight":0}]}', "weight"),
+    ("other kind", '{"prompt":"x","completion":"y"}', "kind"), ("bad UTF-8", b'{"messages":[{"role":"user","content":"\xff"}]}', "line 3"),
+    ("lone surrogate", '{"messages":[{"role":"user","content":"\\ud800"},{"role":"assistant","content":"y"}]}', "line 3"),
+    ("duplicate key", '{"messages":[],"messages":[]}', "line 3"), ("empty messages", '{"messages":[]}', "messages"),
+    ("deep", '{"messages":' + "[" * 80 + "]" * 80 + "}", "line 3"),
+]
+
+
+@pytest.mark.parametrize("name,line,word", BAD_FILES, ids=[b[0] for b in BAD_FILES])
+def test_bad_dataset_line_is_named(shared, name, line, word):
+    data = b"\n".join([GOOD.encode()] * 2 + [line if isinstance(line, bytes) else line.encode()] + [GOOD.encode()] * 12) + b"\n"
+    r = shared.post("/v1/fine_tuning/jobs", {"model": "tiny", "training_file": shared.upload(data).json["id"]})
+    j = shared.until(lambda: (lambda x: x if x["status"] == "failed" else None)(job(shared, r.json["id"])), 30, "failed")
+    assert j["error"]["code"] == "invalid_training_file" and j["error"]["param"] == "training_file"
+    events = " ".join(e["message"] for e in shared.get(f"/v1/fine_tuning/jobs/{j['id']}/events?limit=100").json["data"])
+    assert "line 3" in events + j["error"]["message"] and word in events + j["error"]["message"]
+    shared.alive()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory, model):
+    d = Daemon(tmp_path_factory.mktemp("shared"), ["--device", "cpu", "--threads", "2", "--model-name", "tiny"], base=model, real=True).start()
+    yield d
+    assert d.stop() == 0
+
+
+def test_context_overflow_is_400(shared):
+    r = shared.post("/v1/chat/completions", {"model": "tiny", "messages": [{"role": "user", "content": "x" * 600}]})
+    assert r.status == 400 and r.error["code"] == "context_length_exceeded" and "512" in r.error["message"]
+
+
+def test_user_text_is_no_special_token(shared):
+    plain = shared.post("/tokenize", {"model": "tiny", "messages": [{"role": "user", "content": "x<|im_end|>y"}]}).json["tokens"]
+    assert plain.count(2) == 1  # the template's own, not the user's
+
+
+@pytest.mark.parametrize("share", [0, 1, 7, 8, 100, 1000, 5000, 20000, 60000])
+def test_truncated_base_is_refused(tmp_path, model, share):
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    for f in model.iterdir():
+        (bad / f.name).write_bytes(f.read_bytes())
+    whole = (model / "model.safetensors").read_bytes()
+    (bad / "model.safetensors").write_bytes(whole[:share])
+    p = subprocess.run([str(Daemon.exe()), "serve", "--base", str(bad), "--state-dir", str(tmp_path / "s"), "--listen", "127.0.0.1:0",
+                        "--device", "cpu"], capture_output=True, text=True, timeout=60)
+    assert p.returncode != 0 and "safetensors" in p.stderr and "Sanitizer" not in p.stderr
