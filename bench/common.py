@@ -45,7 +45,7 @@ class Worker:
     def __init__(self, name, argv, env=None):
         self.name = name
         e = dict(os.environ, OMP_NUM_THREADS=str(THREADS), OPENBLAS_NUM_THREADS=str(THREADS), QL_THREADS=str(THREADS),
-                 HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", **(env or {}))
+                 HF_HUB_OFFLINE="1", TQDM_DISABLE="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false", **(env or {}))
         self.proc = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=e, bufsize=1)
         assert self.answer().get("ready"), name
         note(f"{name}: ready")

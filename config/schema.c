@@ -155,7 +155,8 @@ static int set_list(struct ql_config *c, const struct ql_setting *s, const char 
 	return rc;
 }
 
-int ql_setting_set_text(struct ql_config *c, const struct ql_setting *s, const char *text, bool append, const char *from, struct ql_err *e)
+int ql_setting_set_text(struct ql_config *c, const struct ql_setting *s, const char *text, bool append, const char *from,
+		struct ql_err *e)
 {
 	bool *flag = (bool *)((char *)c + s->offset);
 

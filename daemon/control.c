@@ -154,7 +154,8 @@ static json_t *engine_json(struct ql_control *ctl)
 {
 	static const char *const names[] = {"down", "loading", "ready", "broken"};
 	const struct ql_engine *en = ctl->engines[0];
-	json_t *o = json_pack("{s:s,s:s,s:I,s:I,s:s?}", "state", names[en->state], "model", ctl->base_name, "since", (json_int_t)en->since, "restarts",
+	json_t *o = json_pack("{s:s,s:s,s:I,s:I,s:s?}", "state", names[en->state], "model", ctl->base_name, "since",
+			(json_int_t)en->since, "restarts",
 			      (json_int_t)en->restarts, "last_exit", en->last_exit[0] == '\0' ? NULL : en->last_exit);
 
 	if (en->state == QL_ENGINE_LOADING)
@@ -227,7 +228,8 @@ json_t *ql_control_status(struct ql_control *ctl, const struct ql_who *who)
 	v = json_object_get(s, "memory");
 	o = json_pack("{s:I,s:I,s:b,s:o,s:o,s:o,s:o,s:o}", "revision", (json_int_t)ql_control_revision(ctl, who), "uptime",
 		      (json_int_t)((int64_t)time(NULL) - ctl->started_at), "draining", (int)ctl->draining, "engine", engine_json(ctl), "queue",
-		      queue_json(ctl, who), "inference", inference, "memory", v == NULL ? json_object() : json_copy((json_t *)(uintptr_t)v), "disk", space);
+		      queue_json(ctl, who), "inference", inference, "memory",
+		      v == NULL ? json_object() : json_copy((json_t *)(uintptr_t)v), "disk", space);
 	return o;
 }
 

@@ -60,10 +60,12 @@ static json_t *row_json(struct ql_control *ctl, sqlite3_stmt *q)
 	bool running = strcmp(ctl->exports->running, ql_store_text(q, 1)) == 0;
 	double progress = strcmp(state, "succeeded") == 0 ? 1.0 : running ? ctl->exports->progress : sqlite3_column_double(q, 7);
 	int64_t finished = sqlite3_column_int64(q, 13), expires = sqlite3_column_int64(q, 14);
-	json_t *error = strcmp(state, "failed") == 0 ? json_pack("{s:s,s:s,s:n}", "code", ql_store_text(q, 10), "message", ql_store_text(q, 11), "param")
+	json_t *error = strcmp(state, "failed") == 0 ? json_pack("{s:s,s:s,s:n}", "code", ql_store_text(q, 10), "message",
+			ql_store_text(q, 11), "param")
 						     : json_null();
 
-	return json_pack("{s:s,s:s,s:I,s:o,s:s,s:s,s:s,s:o,s:s,s:f,s:o,s:o,s:o,s:o}", "id", ql_store_text(q, 1), "object", "export", "created_at",
+	return json_pack("{s:s,s:s,s:I,s:o,s:s,s:s,s:s,s:o,s:s,s:f,s:o,s:o,s:o,s:o}", "id", ql_store_text(q, 1), "object",
+			"export", "created_at",
 			 (json_int_t)sqlite3_column_int64(q, 12), "finished_at", finished > 0 ? json_integer(finished) : json_null(), "status", state,
 			 "model", ql_store_text(q, 3), "format", ql_store_text(q, 4), "quantization", text_or_null(q, 5), "merge_base",
 			 ql_store_text(q, 6), "progress", progress, "expires_at", expires > 0 ? json_integer(expires) : json_null(), "files",
@@ -155,9 +157,11 @@ static int check_quantization(struct order *o, size_t i, const char *quantizatio
 	if (quantization == NULL && words != NULL)
 		(void)snprintf(o->quantization, sizeof o->quantization, "%.*s", (int)strcspn(words, "|"), words);
 	else if (quantization != NULL && words == NULL)
-		return ql_fault_set(f, QL_EINVAL, 400, "unsupported_parameter", "quantization", "'quantization' does not apply to format %s.", o->format);
+		return ql_fault_set(f, QL_EINVAL, 400, "unsupported_parameter", "quantization",
+				"'quantization' does not apply to format %s.", o->format);
 	else if (quantization != NULL && !in_words(words, quantization))
-		return ql_fault_set(f, QL_EINVAL, 400, "unsupported_value", "quantization", "'quantization' must be one of %s for format %s.", words, o->format);
+		return ql_fault_set(f, QL_EINVAL, 400, "unsupported_value", "quantization",
+				"'quantization' must be one of %s for format %s.", words, o->format);
 	else if (quantization != NULL)
 		(void)snprintf(o->quantization, sizeof o->quantization, "%s", quantization);
 	return QL_OK;
@@ -178,7 +182,8 @@ static int read_order(struct ql_control *ctl, const struct ql_who *who, const js
 	if (rc != QL_OK)
 		return rc;
 	if (model == NULL || format == NULL)
-		return ql_fault_set(f, QL_EINVAL, 400, "missing_required_parameter", model == NULL ? "model" : "format", "Missing required parameter: '%s'.",
+		return ql_fault_set(f, QL_EINVAL, 400, "missing_required_parameter", model == NULL ? "model" : "format",
+				"Missing required parameter: '%s'.",
 				    model == NULL ? "model" : "format");
 	while (i < sizeof formats / sizeof formats[0] && strcmp(formats[i].format, format) != 0)
 		i++;
@@ -195,7 +200,8 @@ static int read_order(struct ql_control *ctl, const struct ql_who *who, const js
 	return QL_OK;
 }
 
-static int insert(struct ql_control *ctl, const struct ql_who *who, const struct order *o, const struct ql_idem *idem, const char *fingerprint,
+static int insert(struct ql_control *ctl, const struct ql_who *who, const struct order *o, const struct ql_idem *idem,
+		const char *fingerprint,
 		  struct ql_reply *reply, struct ql_err *e)
 {
 	char id[QL_ID_SIZE];
@@ -217,7 +223,8 @@ static int insert(struct ql_control *ctl, const struct ql_who *who, const struct
 		reply->body = row_json(ctl, q);
 	}
 	ql_store_done(q);
-	return reply->body == NULL ? ql_err_set(e, QL_EINTERNAL, "export") : ql_idem_save(ctl, who, ROUTE, idem, fingerprint, 200, reply->body, e);
+	return reply->body == NULL ? ql_err_set(e, QL_EINTERNAL, "export") : ql_idem_save(ctl, who, ROUTE, idem, fingerprint, 200,
+			reply->body, e);
 }
 
 static int check_room(struct ql_control *ctl, struct ql_fault *f)
@@ -235,7 +242,8 @@ static int check_room(struct ql_control *ctl, struct ql_fault *f)
 	return QL_OK;
 }
 
-int ql_export_create(struct ql_control *ctl, const struct ql_who *who, const json_t *body, const struct ql_idem *idem, struct ql_reply *reply,
+int ql_export_create(struct ql_control *ctl, const struct ql_who *who, const json_t *body, const struct ql_idem *idem,
+		struct ql_reply *reply,
 		     struct ql_fault *f)
 {
 	char fingerprint[QL_SHA256_HEX_SIZE];
@@ -301,7 +309,8 @@ int ql_export_delete(struct ql_control *ctl, const struct ql_who *who, const cha
 	return *out == NULL ? ql_fault_internal(f, NULL, "export delete") : QL_OK;
 }
 
-int ql_export_file(struct ql_control *ctl, const struct ql_who *who, const char *id, const char *file, int *fd, uint64_t *size, char sha256[65],
+int ql_export_file(struct ql_control *ctl, const struct ql_who *who, const char *id, const char *file, int *fd,
+		uint64_t *size, char sha256[65],
 		   char name[160], struct ql_fault *f)
 {
 	sqlite3_stmt *q = find(ctl, who, id, f);
@@ -324,7 +333,8 @@ int ql_export_file(struct ql_control *ctl, const struct ql_who *who, const char 
 		json_decref(files);
 		if (!done)
 			return ql_fault_set(f, QL_ESTATE, 400, "invalid_state", "id", "The export has not succeeded.");
-		return file == NULL ? ql_fault_set(f, QL_EINVAL, 400, "missing_required_parameter", "file", "The export has several files: name one with 'file'.")
+		return file == NULL ? ql_fault_set(f, QL_EINVAL, 400, "missing_required_parameter", "file",
+				"The export has several files: name one with 'file'.")
 				    : ql_fault_set(f, QL_ENOTFOUND, 404, NULL, "file", "The export has no such file.");
 	}
 	(void)snprintf(name, 160, "%s", json_string_value(json_object_get(hit, "name")));

@@ -18,7 +18,8 @@
 #define FILES_MAX 64
 
 /* One change of an export: state and the counter of its project, in one transaction. */
-static int set_state(struct ql_control *ctl, const char *id, const char *state, const char *files, const char *verification, const char *code,
+static int set_state(struct ql_control *ctl, const char *id, const char *state, const char *files, const char *verification,
+		const char *code,
 		     const char *message, struct ql_err *e)
 {
 	int64_t now = (int64_t)time(NULL), end = strcmp(state, "succeeded") == 0 || strcmp(state, "failed") == 0 ? now : 0;
@@ -44,7 +45,8 @@ static int set_state(struct ql_control *ctl, const char *id, const char *state, 
 	return rc;
 }
 
-static json_t *export_frame(struct ql_control *ctl, const char *id, const char *format, const char *quantization, const struct ql_model_ref *m)
+static json_t *export_frame(struct ql_control *ctl, const char *id, const char *format, const char *quantization,
+		const struct ql_model_ref *m)
 {
 	char dir[80];
 
@@ -166,7 +168,8 @@ int ql_exports_frame(struct ql_control *ctl, const char *type, const json_t *f, 
 		rc = done(ctl, id, f, e);
 	} else if ((rc = ql_json_get_str(f, "code", 1, 64, &code, e)) == QL_OK &&
 		   (rc = ql_json_get_str(f, "message", 0, QL_FRAME_MAX, &message, e)) == QL_OK) {
-		rc = x->stopping ? set_state(ctl, id, "queued", NULL, NULL, NULL, NULL, e) : set_state(ctl, id, "failed", NULL, NULL, code, message, e);
+		rc = x->stopping ? set_state(ctl, id, "queued", NULL, NULL, NULL, NULL, e) : set_state(ctl, id, "failed", NULL, NULL,
+				code, message, e);
 	}
 	if (rc == QL_OK) {
 		x->running[0] = '\0';

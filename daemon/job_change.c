@@ -185,7 +185,8 @@ int ql_job_event(struct ql_control *ctl, const char *id, const char *level, cons
 	return rc > 0 && step >= 0 ? count_metrics(ctl, id, e) : QL_OK;
 }
 
-int ql_job_fail(struct ql_control *ctl, const struct ql_job *j, const char *code, const char *param, const char *message, struct ql_err *e)
+int ql_job_fail(struct ql_control *ctl, const struct ql_job *j, const char *code, const char *param, const char *message,
+		struct ql_err *e)
 {
 	int rc = ql_job_begin(ctl, e);
 

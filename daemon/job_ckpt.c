@@ -113,7 +113,8 @@ static int insert(struct ql_control *ctl, const struct ql_job *j, int64_t step, 
 
 static bool is_user(struct ql_control *ctl, const char *job, int64_t step)
 {
-	return ql_store_int(ctl->store, 0, "SELECT count(*) FROM checkpoints WHERE job = ?1 AND step = ?2 AND kind = 'user'", "si", job, step) > 0;
+	return ql_store_int(ctl->store, 0, "SELECT count(*) FROM checkpoints WHERE job = ?1 AND step = ?2 AND kind = 'user'", "si",
+			job, step) > 0;
 }
 
 int ql_ckpt_insert(struct ql_control *ctl, const struct ql_job *j, const json_t *frame, struct ql_err *e)

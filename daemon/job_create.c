@@ -46,7 +46,8 @@ static int check_model(struct ql_control *ctl, const struct ql_who *who, struct 
 	struct ql_job source;
 
 	if (ql_model_resolve(ctl, who, d->req.model, &d->from, NULL) != QL_OK)
-		return ql_fault_set(f, QL_EINVAL, 400, "model_not_available", "model", "The model '%.120s' is not available for fine-tuning.", d->req.model);
+		return ql_fault_set(f, QL_EINVAL, 400, "model_not_available", "model",
+				"The model '%.120s' is not available for fine-tuning.", d->req.model);
 	if (d->from.base)
 		return QL_OK;
 	if (ql_job_load(ctl, d->from.job, &source, &e) != QL_OK)

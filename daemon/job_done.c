@@ -81,8 +81,10 @@ int ql_job_on_done(struct ql_control *ctl, struct ql_live *l, const json_t *f, s
 	int rc;
 
 	if ((rc = ql_json_get_int(f, "trained_tokens", 0, INT64_MAX, &trained, e)) != QL_OK ||
-	    (rc = ql_json_get_int(f, "bytes", 0, INT64_MAX, &bytes, e)) != QL_OK || (rc = ql_json_get_int(f, "step", 0, INT32_MAX, &step, e)) != QL_OK ||
-	    (rc = ql_json_get_str(f, "dir", 1, 127, &dir, e)) != QL_OK || (rc = ql_json_get_str(f, "manifest_sha256", 64, 64, &sha, e)) != QL_OK ||
+	    (rc = ql_json_get_int(f, "bytes", 0, INT64_MAX, &bytes, e)) != QL_OK || (rc = ql_json_get_int(f, "step", 0, INT32_MAX,
+	    &step, e)) != QL_OK ||
+	    (rc = ql_json_get_str(f, "dir", 1, 127, &dir, e)) != QL_OK || (rc = ql_json_get_str(f, "manifest_sha256", 64, 64, &sha,
+	    e)) != QL_OK ||
 	    (rc = ql_json_get_str(f, "csv", 1, 127, &csv, e)) != QL_OK)
 		return rc;
 	(void)snprintf(want, sizeof want, "adapters/%s", l->id);

@@ -56,7 +56,8 @@ static int collect(struct ql_control *ctl, sqlite3_stmt *q, json_t *(*row)(sqlit
 	return rc < 0 ? rc : QL_OK;
 }
 
-int ql_job_events(struct ql_control *ctl, const struct ql_who *who, const char *id, const struct ql_page *page, json_t **out, struct ql_fault *f)
+int ql_job_events(struct ql_control *ctl, const struct ql_who *who, const char *id, const struct ql_page *page,
+		json_t **out, struct ql_fault *f)
 {
 	int64_t limit = page_limit(page, EVENTS_DEFAULT, EVENTS_MAX), from = INT64_MAX;
 	json_t *data = NULL;
@@ -123,7 +124,8 @@ int ql_job_checkpoints(struct ql_control *ctl, const struct ql_who *who, const c
 	return *out == NULL ? ql_fault_internal(f, &e, "checkpoints") : QL_OK;
 }
 
-int ql_job_watch(struct ql_control *ctl, const struct ql_who *who, const char *id, const char *after, void (*notify)(void *), void *user,
+int ql_job_watch(struct ql_control *ctl, const struct ql_who *who, const char *id, const char *after,
+		void (*notify)(void *), void *user,
 		 struct ql_job_watch **out, struct ql_fault *f)
 {
 	struct ql_job_watch *w;
@@ -159,7 +161,8 @@ int ql_job_watch_read(struct ql_job_watch *w, int max, json_t **events, bool *en
 
 	/* The state is read first: an event committed after it will be told by notify. */
 	*end = ql_store_int(st, 0, "SELECT state IN ('succeeded', 'failed', 'cancelled') FROM jobs WHERE id = ?1", "s", w->id) == 1;
-	q = ql_store_query(st, &e, "SELECT " EVENT_COLUMNS " FROM events WHERE job = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3", "sii", w->id, w->seq,
+	q = ql_store_query(st, &e, "SELECT " EVENT_COLUMNS " FROM events WHERE job = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3", "sii",
+			w->id, w->seq,
 			   (int64_t)max);
 	rc = q == NULL ? e.code : 1;
 	while (rc > 0 && (rc = ql_store_step(st, q, &e)) == 1) {

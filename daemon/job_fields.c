@@ -316,7 +316,8 @@ static int check_together(const json_t *q, const struct ql_recipe_facts *facts, 
 
 	if (ratio && steps)
 		return ql_field_bad(e, code, "invalid_value", "qlora.", "warmup_steps", "and qlora.warmup_ratio must not both be given");
-	if (strcmp(scheduler, "constant") == 0 && (json_number_value(ql_field_given(q, "warmup_ratio")) > 0 || json_number_value(ql_field_given(q, "warmup_steps")) > 0))
+	if (strcmp(scheduler, "constant") == 0 && (json_number_value(ql_field_given(q, "warmup_ratio")) > 0 ||
+			json_number_value(ql_field_given(q, "warmup_steps")) > 0))
 		return ql_field_bad(e, code, "invalid_value", "qlora.", ratio ? "warmup_ratio" : "warmup_steps",
 			   "must be 0 with lr_scheduler constant; use constant_with_warmup");
 	if (!ratio)

@@ -211,7 +211,8 @@ static int f_failed(struct ql_control *ctl, struct ql_live *l, const json_t *f, 
 	struct ql_job j;
 	int rc;
 
-	if ((rc = ql_json_get_str(f, "code", 1, 47, &code, e)) != QL_OK || (rc = ql_json_get_str(f, "message", 0, QL_FRAME_MAX, &message, e)) != QL_OK ||
+	if ((rc = ql_json_get_str(f, "code", 1, 47, &code, e)) != QL_OK || (rc = ql_json_get_str(f, "message", 0, QL_FRAME_MAX,
+			&message, e)) != QL_OK ||
 	    (rc = ql_json_get_str(f, "param", 0, 63, &param, e)) != QL_OK || (rc = ql_job_frame_begin(ctl, l, &j, e)) != QL_OK)
 		return rc;
 	if (strcmp(code, "no_space") == 0 && l->training) {

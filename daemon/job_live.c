@@ -18,7 +18,8 @@ struct ql_live *ql_live_find(struct ql_control *ctl, const char *id)
 
 void ql_live_drop(struct ql_control *ctl, struct ql_live *l)
 {
-	static const enum ql_metric gauges[] = {QLM_JOB_STEP, QLM_JOB_TOTAL_STEPS, QLM_JOB_TRAIN_LOSS, QLM_JOB_LEARNING_RATE, QLM_JOB_GRAD_NORM};
+	static const enum ql_metric gauges[] = {QLM_JOB_STEP, QLM_JOB_TOTAL_STEPS, QLM_JOB_TRAIN_LOSS, QLM_JOB_LEARNING_RATE,
+			QLM_JOB_GRAD_NORM};
 	char labels[96];
 
 	for (struct ql_live **p = &ctl->jobs->live; *p != NULL; p = &(*p)->next)

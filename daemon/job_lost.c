@@ -25,7 +25,8 @@ static int give_up(struct ql_control *ctl, const struct ql_job *j, const char *r
 	char text[160];
 	int rc = ql_job_move(ctl, j, QL_E_FAULT, NULL, e);
 
-	(void)snprintf(text, sizeof text, "The engine died %d times in a row in this job without progress (%s).", QL_ENGINE_DEATHS_MAX, reason);
+	(void)snprintf(text, sizeof text, "The engine died %d times in a row in this job without progress (%s).",
+			QL_ENGINE_DEATHS_MAX, reason);
 	if (rc == QL_OK && (rc = ql_store_run(ctl->store, e, "UPDATE jobs SET error_code = 'engine_failure', error_message = ?2 WHERE id = ?1", "ss",
 					      j->id, text)) >= 0)
 		rc = ql_job_event(ctl, j->id, "error", NULL, -1, e, "The job failed: engine_failure");

@@ -57,7 +57,8 @@ static int read_integrations(const json_t *list, bool *wandb, const char **code,
 	return QL_OK;
 }
 
-static int read_string(const json_t *body, const char *key, size_t max, bool required, const char **out, const char **code, struct ql_err *e)
+static int read_string(const json_t *body, const char *key, size_t max, bool required, const char **out, const char **code,
+		struct ql_err *e)
 {
 	const json_t *v = ql_field_given(body, key);
 	char text[64];

@@ -35,7 +35,8 @@ static bool files_live(struct ql_control *ctl, const struct ql_job *j)
 
 	if (training && file_lives(ctl, j->validation_file))
 		return true;
-	if (ql_job_fail(ctl, j, "file_expired", training ? "validation_file" : "training_file", "A file of the job no longer exists.", &e) != QL_OK)
+	if (ql_job_fail(ctl, j, "file_expired", training ? "validation_file" : "training_file",
+			"A file of the job no longer exists.", &e) != QL_OK)
 		ql_log(QL_LOG_ERROR, "jobs", "%s: %s", j->id, e.message);
 	return false;
 }

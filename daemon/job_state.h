@@ -4,7 +4,8 @@
 
 #include <stdbool.h>
 
-enum ql_job_state { QL_S_VALIDATING, QL_S_QUEUED, QL_S_RUNNING, QL_S_PAUSING, QL_S_PAUSED, QL_S_SUCCEEDED, QL_S_FAILED, QL_S_CANCELLED, QL_S_COUNT };
+enum ql_job_state { QL_S_VALIDATING, QL_S_QUEUED, QL_S_RUNNING, QL_S_PAUSING, QL_S_PAUSED, QL_S_SUCCEEDED, QL_S_FAILED,
+		QL_S_CANCELLED, QL_S_COUNT };
 
 enum ql_job_happening {
 	QL_E_FILES_GOOD, /* validated, auto_start */

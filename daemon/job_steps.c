@@ -113,7 +113,8 @@ int ql_job_on_step(struct ql_control *ctl, struct ql_live *l, const json_t *f, s
 
 static int put_step(struct ql_control *ctl, const struct ql_live *l, const json_t *d, struct ql_err *e)
 {
-	const json_t *loss = json_object_get(d, "train_loss"), *valid = json_object_get(d, "valid_loss"), *full = json_object_get(d, "full_valid_loss");
+	const json_t *loss = json_object_get(d, "train_loss"), *valid = json_object_get(d, "valid_loss"),
+			*full = json_object_get(d, "full_valid_loss");
 	char text[160], part[48] = "", rest[48] = "", train[32] = "not finite";
 	int64_t step = json_integer_value(json_object_get(d, "step"));
 
@@ -141,7 +142,8 @@ static int flush_one(struct ql_control *ctl, struct ql_live *l, struct ql_err *e
 			break;
 	if (rc == QL_OK)
 		rc = ql_job_set_json(ctl, "UPDATE jobs SET progress = ?2 WHERE id = ?1", l->id, l->progress, e);
-	if (rc == QL_OK && (rc = ql_store_run(ctl->store, e, "UPDATE jobs SET step = ?2, total_steps = ?3 WHERE id = ?1", "sii", l->id, l->step,
+	if (rc == QL_OK && (rc = ql_store_run(ctl->store, e, "UPDATE jobs SET step = ?2, total_steps = ?3 WHERE id = ?1", "sii",
+			l->id, l->step,
 					      l->total_steps)) >= 0)
 		rc = ql_job_touch(ctl, l->id, l->project, e);
 	json_decref(l->pending);

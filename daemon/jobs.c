@@ -124,7 +124,8 @@ static int act(struct ql_control *ctl, const struct ql_who *who, const char *id,
 		rc = ql_job_event(ctl, j->id, "info", NULL, -1, &e, "The job was resumed");
 	else if (rc == QL_OK && *to == QL_S_PAUSED && j->state != QL_S_PAUSED)
 		rc = ql_job_event(ctl, j->id, "info", NULL, -1, &e, "The job was paused (user)");
-	if (rc == QL_OK && *to != j->state && (rc = ql_store_run(ctl->store, &e, "UPDATE jobs SET pause_reason = ?2 WHERE id = ?1", "ss", j->id,
+	if (rc == QL_OK && *to != j->state && (rc = ql_store_run(ctl->store, &e, "UPDATE jobs SET pause_reason = ?2 WHERE id = ?1",
+			"ss", j->id,
 								     what == QL_E_PAUSE ? "user" : NULL)) > 0)
 		rc = QL_OK;
 	if (rc == QL_OK && (rc = ql_job_commit(ctl, &e)) == QL_OK)

@@ -130,7 +130,8 @@ int ql_job_event(struct ql_control *ctl, const char *id, const char *level, cons
 int ql_job_commit(struct ql_control *ctl, struct ql_err *e); /* then tells the watchers and wakes the scheduler */
 void ql_job_rollback(struct ql_control *ctl);
 /* failed, with error and event; within no transaction. */
-int ql_job_fail(struct ql_control *ctl, const struct ql_job *j, const char *code, const char *param, const char *message, struct ql_err *e);
+int ql_job_fail(struct ql_control *ctl, const struct ql_job *j, const char *code, const char *param, const char *message,
+		struct ql_err *e);
 
 /* ---- job_ckpt.c ---- */
 struct ql_job_ckpt {

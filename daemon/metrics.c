@@ -44,7 +44,8 @@ static const double byte_buckets[] = {1e5, 1e6, 1e7, 5e7, 1e8, 5e8, 1e9, 5e9, 1e
 static const double ttft_buckets[] = {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1,
 				      2.5,  5,	  7.5, 10,  20,  40,  80,  160, 640, 2560, INFINITY};
 static const double itl_buckets[] = {.01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, INFINITY};
-static const double e2e_buckets[] = {.3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680, INFINITY};
+static const double e2e_buckets[] = {.3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920,
+		7680, INFINITY};
 static const double token_buckets[] = {1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000, INFINITY};
 
 static const struct family families[QLM_COUNT] = {

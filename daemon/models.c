@@ -75,7 +75,8 @@ bool ql_model_is_base(const struct ql_control *ctl, const char *name)
 
 static int not_found(struct ql_fault *f, const char *name)
 {
-	return ql_fault_set(f, QL_ENOTFOUND, 404, "model_not_found", "model", "The model `%.200s` does not exist or you do not have access to it.", name);
+	return ql_fault_set(f, QL_ENOTFOUND, 404, "model_not_found", "model",
+			"The model `%.200s` does not exist or you do not have access to it.", name);
 }
 
 /* A finished model: a row of `models`. */
@@ -96,7 +97,8 @@ static int find_model(struct ql_control *ctl, const struct ql_who *who, const ch
 	return rc;
 }
 
-static int find_checkpoint(struct ql_control *ctl, const struct ql_who *who, const char *name, struct ql_model_ref *out, struct ql_err *e)
+static int find_checkpoint(struct ql_control *ctl, const struct ql_who *who, const char *name, struct ql_model_ref *out,
+		struct ql_err *e)
 {
 	sqlite3_stmt *q = ql_store_query(ctl->store, e,
 					 "SELECT c.name, c.dir, c.seq, c.job, c.step FROM checkpoints c JOIN jobs j ON j.id = c.job WHERE c.name = ?1 AND"
@@ -145,7 +147,8 @@ json_t *ql_model_adapter(const struct ql_model_ref *m)
 static json_t *model_json(struct ql_control *ctl, const char *id, int64_t created, bool base, bool alias)
 {
 	const json_t *quantization = json_object_get(ql_engine_model(ctl), "quantization");
-	json_t *o = json_pack("{s:s,s:s,s:I,s:s,s:s,s:o}", "id", id, "object", "model", "created", (json_int_t)created, "owned_by", QL_ORGANIZATION,
+	json_t *o = json_pack("{s:s,s:s,s:I,s:s,s:s,s:o}", "id", id, "object", "model", "created", (json_int_t)created, "owned_by",
+			QL_ORGANIZATION,
 			      "root", base ? ctl->base_name : id, "parent", base && !alias ? json_null() : json_string(ctl->base_name));
 
 	if (o != NULL && ql_engine_context(ctl) > 0)

@@ -13,7 +13,8 @@
 #include "daemon/store.h"
 
 /* Calls keep() for each entry of the directory `path`; what is not kept is removed.  A missing directory is empty. */
-static int sweep_dir(struct ql_control *ctl, const char *path, bool (*keep)(struct ql_control *ctl, const char *parent, const char *name),
+static int sweep_dir(struct ql_control *ctl, const char *path, bool (*keep)(struct ql_control *ctl, const char *parent,
+		const char *name),
 		     const char *parent, struct ql_err *e)
 {
 	struct ql_err missing = {0};
@@ -70,7 +71,8 @@ static bool keep_in_job(struct ql_control *ctl, const char *job, const char *nam
 		return false;
 	if (strncmp(name, "step-", 5) != 0)
 		return true;
-	return ql_store_int(ctl->store, 1, "SELECT count(*) FROM checkpoints WHERE job = ?1 AND dir = ?2 AND invalid = 0", "ss", job, name) > 0;
+	return ql_store_int(ctl->store, 1, "SELECT count(*) FROM checkpoints WHERE job = ?1 AND dir = ?2 AND invalid = 0", "ss",
+			job, name) > 0;
 }
 
 int ql_sweep_job(struct ql_control *ctl, const char *id, struct ql_err *e)

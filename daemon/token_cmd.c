@@ -36,7 +36,8 @@ static int read_args(int argc, char **argv, int from, struct args *a)
 {
 	const struct {
 		const char *flag, **to;
-	} flags[] = {{"--state-dir", &a->state_dir}, {"--label", &a->label}, {"--project", &a->project}, {"--scopes", &a->scopes}, {"--days", &a->days}};
+	} flags[] = {{"--state-dir", &a->state_dir}, {"--label", &a->label}, {"--project", &a->project}, {"--scopes", &a->scopes},
+			{"--days", &a->days}};
 
 	a->state_dir = getenv("QLORAD_STATE_DIR");
 	a->label = "by hand";

@@ -3,21 +3,11 @@
  * Shapes as in attention_fwd.cu.  Two kernels, so that nothing is added across blocks and every order is fixed:
  *   dkv: a block owns 64 keys of one kv head and walks heads of the group and 64 queries at a time (Sᵀ = K·Qᵀ, so that Pᵀ and dSᵀ are
  *        already the left operand of the two products that follow);   dq: a block owns 64 queries of one head and walks keys.
- * Four warps of 16 rows, bf16 tensor cores, copies two steps deep.  Other head sizes: plain kernels, one warp per row. */
-#include "gpu/attention.h"
+ * Four warps of 16 rows, bf16 tensor cores, copies two steps deep; compute capability 9.0 takes attention_bwd90.cu instead.  Other head
+ * sizes: plain kernels, one warp per row. */
+#include "gpu/attention_bwd.h"
 
 #define B 64
-
-struct bwd_args {
-	const bf16 *q, *k, *v, *o, *d_o;
-	bf16 *dq, *dk, *dv;
-	const float *lse;
-	float *D; /* [n_head, T] */
-	size_t ldq, ldk, ldv, ldo, lddo, lddq, lddk, lddv;
-	uint32_t T, n_head, n_kv, head_dim, n_seqs, window, tiles;
-	float scale;
-	const int32_t *cu;
-};
 
 /* D[h][t] = Σ dO·O, one warp per (t, h) */
 __global__ void __launch_bounds__(128) row_dots(const __grid_constant__ struct bwd_args a)
@@ -393,6 +383,8 @@ cudaError_t cu_attention_bwd_setup(void)
 		r = cudaFuncSetAttribute(flash_dkv<64>, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(64));
 	if (r == cudaSuccess)
 		r = cudaFuncSetAttribute(flash_dq<64>, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(64));
+	if (r == cudaSuccess)
+		r = cu_attention_bwd90_setup();
 	return r;
 }
 
@@ -437,6 +429,12 @@ int cu_attention_grad(struct ql_device *d, struct ql_queue *q, const struct ql_a
 		plain_dkv<<<rows_kv, 128, 0, q->s>>>(a);
 		CU_LAUNCHED();
 		plain_dq<<<rows, 128, 0, q->s>>>(a);
+	} else if (cu_of(d)->hopper) {
+		uint32_t tiles = 0;
+
+		for (uint32_t s = 0; s < f->n_seqs; s++)
+			tiles += ((uint32_t)(f->cu_seqlens_host[s + 1] - f->cu_seqlens_host[s]) + 127) / 128;
+		return cu_attention_bwd90(d, q, &a, tiles, e);
 	} else if (a.head_dim == 64) {
 		flash_dkv<64><<<grid_kv, 128, SMEM(64), q->s>>>(a);
 		CU_LAUNCHED();

@@ -289,6 +289,8 @@ struct cu_flash {
 	uint32_t max_blocks, block_tokens;
 	uint32_t tiles_max; /* upper bound of Σ ⌈rows/128⌉ */
 };
+int cu_flash_fwd90(struct ql_device *d, struct ql_queue *q, const struct cu_flash *f, struct ql_err *e); /* attention_fwd90.cu */
+cudaError_t cu_attention_fwd90_setup(void);
 int cu_flash_fwd(struct ql_device *d, struct ql_queue *q, const struct cu_flash *f, struct ql_err *e);
 #define CU_FLASH_BM 128u
 

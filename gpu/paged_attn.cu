@@ -7,7 +7,7 @@
  * doubled while the partials would not fit their buffer.  More new tokens (chunked prefill) use the flash kernel of attention_fwd.cu. */
 #include "gpu/attention.h"
 
-#define SUB 64
+#define SUB 64u
 #define DECODE_ROWS 4
 
 struct paged_args {
@@ -60,7 +60,7 @@ template <int HD, int GC> __global__ void __launch_bounds__(128) paged_split(con
 			s_sum[threadIdx.x] = 0;
 		}
 		for (uint32_t base = begin; base < end; base += SUB) {
-			const uint32_t n = min((uint32_t)SUB, end - base);
+			const uint32_t n = min(SUB, end - base);
 
 			__syncthreads();
 			for (uint32_t i = threadIdx.x; i < n; i += 128)

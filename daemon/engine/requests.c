@@ -32,6 +32,21 @@ struct prompt_ctx {
 	uint32_t first_index;
 };
 
+/* A JSON string; a NUL, which frames and most clients cannot carry, is shown as U+FFFD. */
+static json_t *text_json(const char *text, size_t len)
+{
+	struct ql_buf b = {0};
+	json_t *v;
+
+	if (len == 0 || memchr(text, '\0', len) == NULL)
+		return json_stringn(len > 0 ? text : "", len);
+	for (size_t i = 0; i < len; i++)
+		(void)ql_buf_add(&b, text[i] != '\0' ? text + i : "\xEF\xBF\xBD", text[i] != '\0' ? 1 : 3);
+	v = json_stringn(b.data, b.len);
+	ql_buf_free(&b);
+	return v;
+}
+
 /* ---- events → frames -------------------------------------------------------------------------------------------------- */
 
 static json_t *token_json(const struct engine *g, int32_t token, float logprob)
@@ -52,7 +67,7 @@ static json_t *token_json(const struct engine *g, int32_t token, float logprob)
 		(void)ql_buf_add(&text, n > 0 ? bytes + i : "\xEF\xBF\xBD", n > 0 ? (size_t)n : 3);
 		i += n > 0 ? (size_t)n : 1;
 	}
-	o = json_pack("{s:s%, s:o}", "token", text.len > 0 ? text.data : "", text.len, "bytes", list);
+	o = json_pack("{s:o, s:o}", "token", text_json(text.data, text.len), "bytes", list);
 	if (o != NULL)
 		(void)json_object_set_new(o, "logprob", isfinite(logprob) ? json_real((double)logprob) : isnan(logprob) ? json_null() : json_real(-9999.0));
 	ql_buf_free(&text);
@@ -81,8 +96,8 @@ static void on_delta(void *ctx, uint32_t choice, const char *text, size_t len, c
 
 	if (p->group->failed)
 		return;
-	engine_send(json_pack("{s:s, s:I, s:i, s:s%, s:i, s:o}", "type", "delta", "id", (json_int_t)p->group->id, "index",
-			      (int)(p->first_index + choice), "text", text, len, "tokens", (int)n, "logprobs",
+	engine_send(json_pack("{s:s, s:I, s:i, s:o, s:i, s:o}", "type", "delta", "id", (json_int_t)p->group->id, "index",
+			      (int)(p->first_index + choice), "text", text_json(text, len), "tokens", (int)n, "logprobs",
 			      with ? logprobs_json(p->group->g, tokens, n) : json_null()));
 }
 
@@ -479,7 +494,7 @@ static int detokenize(struct engine *g, const json_t *f, json_t **result, struct
 	if (rc == QL_OK)
 		rc = ql_tok_decode(g->tok, ids.ids, ids.n, false, &text, e);
 	if (rc == QL_OK)
-		*result = json_pack("{s:s%}", "text", text.len > 0 ? text.data : "", text.len);
+		*result = json_pack("{s:o}", "text", text_json(text.data, text.len));
 	ql_ids_free(&ids);
 	ql_buf_free(&text);
 	return rc;
@@ -492,7 +507,7 @@ static int render(struct engine *g, const json_t *f, json_t **result, struct ql_
 	int rc = encode_chat(g, f, &ids, &text, e);
 
 	if (rc == QL_OK)
-		*result = json_pack("{s:s%}", "text", text.len > 0 ? text.data : "", text.len);
+		*result = json_pack("{s:o}", "text", text_json(text.data, text.len));
 	ql_ids_free(&ids);
 	ql_buf_free(&text);
 	return rc;

@@ -2,6 +2,7 @@
 
 Environment: QL_TOK_TOOL = the helper program tool_tok; QL_SMOL = a SmolLM2-135M GGUF; QL_NODE_MODULES = a directory with
 node-llama-cpp.  QL_TOK_GGUFS = more GGUF files to compare (optional, separated by ':')."""
+import functools
 import json
 import os
 import pathlib
@@ -56,13 +57,17 @@ def vocabulary_file(path, model, pre, tokens, types, scores=None, merges=None, *
     w.close()
 
 
+@functools.cache
+def smol_lists():
+    fields = pytest.importorskip("gguf").GGUFReader(FILES[0]).fields
+    return [fields["tokenizer.ggml." + key].contents() for key in ("tokens", "token_type", "merges")]
+
+
 def with_pre(path, pre):
     """SmolLM2's vocabulary under another pre-tokenizer, and some user-defined tokens."""
-    gguf = pytest.importorskip("gguf")
-    fields = gguf.GGUFReader(FILES[0]).fields
-    tokens = fields["tokenizer.ggml.tokens"].contents() + ["<think>", "      ", "é<x>"]
-    types = list(fields["tokenizer.ggml.token_type"].contents()) + [4, 4, 4]
-    vocabulary_file(path, "gpt2", pre, tokens, types, merges=fields["tokenizer.ggml.merges"].contents(), bos_token_id=1, eos_token_id=2)
+    tokens, types, merges = smol_lists()
+    vocabulary_file(path, "gpt2", pre, tokens + ["<think>", "      ", "é<x>"], list(types) + [4, 4, 4], merges=merges, bos_token_id=1,
+                    eos_token_id=2)
 
 
 def sentencepiece(path, prefix):
@@ -93,7 +98,7 @@ def both(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("llamacpp")
     path, n = request.param, N
     if path in MADE:
-        path, n = folder / "vocabulary.gguf", 3000
+        path, n = folder / "vocabulary.gguf", 1500
         MADE[request.param](path)
     texts = strings(n)
     if request.param in ("pre tekken", "pre gpt-4o"):

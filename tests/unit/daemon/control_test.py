@@ -201,7 +201,7 @@ def test_queue(state):
 
 
 def test_pause(state):
-    d = Daemon(state, {"QLORAD_TEST_STEP_MS": "40"})
+    d = Daemon(state, {"QLORAD_TEST_STEP_MS": "150"})
     j = d.job(d.file())
     d.until(lambda: d.get(j)["qlora"].get("progress", {}).get("step", 0) >= 2, "two steps")
     assert d.ok("POST", "/v1/fine_tuning/jobs/%s/pause" % j)["status"] == "paused"
@@ -288,7 +288,7 @@ def test_control_dies(state):
 
 def test_drain(state):
     """SIGTERM: the job is at a snapshot, back in the queue, and goes on after the next start."""
-    d = Daemon(state, {"QLORAD_TEST_STEP_MS": "40", "QLORAD_TEST_SAVE": "50"})
+    d = Daemon(state, {"QLORAD_TEST_STEP_MS": "150", "QLORAD_TEST_SAVE": "50"})
     j = d.job(d.file())
     d.until(lambda: d.get(j)["qlora"].get("progress", {}).get("step", 0) >= 3, "three steps")
     assert d.stop() == 0
@@ -306,7 +306,7 @@ def test_drain(state):
 
 
 def test_snapshots(state):
-    d = Daemon(state, {"QLORAD_TEST_STEP_MS": "30", "QLORAD_TEST_SAVE": "100"})
+    d = Daemon(state, {"QLORAD_TEST_STEP_MS": "40", "QLORAD_TEST_SAVE": "100", "QLORAD_TEST_STEPS": "60"})
     j = d.job(d.file())
     for n in (1, 3, 5, 7):
         d.until(lambda: d.get(j)["qlora"].get("progress", {}).get("step", 0) >= n, "step")
@@ -316,8 +316,8 @@ def test_snapshots(state):
     left = lambda: [x for x in os.listdir(os.path.join(state, "jobs", j)) if x.startswith("step-")]
     d.until(lambda: len(left()) <= 2, "two snapshots kept")
     d.wait(j, "succeeded")
-    d.until(lambda: left() == ["step-10"], "snapshots gone")
-    assert [c["step_number"] for c in d.ok("GET", "/v1/fine_tuning/jobs/%s/checkpoints" % j)["data"]] == [10]
+    d.until(lambda: left() == ["step-60"], "snapshots gone")
+    assert [c["step_number"] for c in d.ok("GET", "/v1/fine_tuning/jobs/%s/checkpoints" % j)["data"]] == [60]
     assert d.stop() == 0
 
 

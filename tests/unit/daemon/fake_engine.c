@@ -125,7 +125,8 @@ static void on_init(void)
 		exit((int)code);
 	}
 	send_frame(json_pack("{s:s,s:f,s:s}", "type", "loading", "progress", 0.5, "message", "half"));
-	send_frame(json_pack("{s:s,s:{s:s,s:s,s:I,s:i,s:i,s:i,s:i,s:b,s:{s:s,s:i,s:b},s:s,s:s,s:s},s:s,s:s,s:{}}", "type", "ready", "model", "name",
+	send_frame(json_pack("{s:s,s:{s:s,s:s,s:I,s:i,s:i,s:i,s:i,s:b,s:{s:s,s:i,s:b},s:s,s:s,s:s},s:s,s:s,s:{}}", "type", "ready",
+			"model", "name",
 			     "fake", "family", "llama", "parameters", (json_int_t)135000000, "layers", 30, "hidden_size", 576, "context", 2048,
 			     "vocab_size", 49152, "has_template", 1, "quantization", "type", "nf4", "block_size", 64, "double_quant", 1,
 			     "base_sha256", "b", "tokenizer_sha256", "t", "template_sha256", "c", "device", "fake device", "build", "fake build",
@@ -161,7 +162,8 @@ static void on_validate(const json_t *f)
 		lines += b.data[i] == '\n';
 	ql_sha256_hex(b.data, b.len, sha);
 	ql_buf_free(&b);
-	send_frame(json_pack("{s:s,s:O,s:O,s:b,s:{s:s,s:I,s:i,s:i,s:I,s:I,s:i,s:s},s:n,s:{s:i}}", "type", "validated", "job", json_object_get(f, "job"),
+	send_frame(json_pack("{s:s,s:O,s:O,s:b,s:{s:s,s:I,s:i,s:i,s:I,s:I,s:i,s:s},s:n,s:{s:i}}", "type", "validated", "job",
+			json_object_get(f, "job"),
 			     "attempt", json_object_get(f, "attempt"), "ok", 1, "dataset", "kind", "chat", "examples", lines, "dropped", 0, "truncated", 0,
 			     "tokens", lines * 20, "target_tokens", lines * 10, "max_tokens", 40, "sha256", sha, "validation", "estimate", "memory_bytes",
 			     1000000));
@@ -181,7 +183,8 @@ static void put_dir(const char *parent, const char *name, int64_t step, char sha
 
 	(void)snprintf(text, sizeof text, "weights after step %lld\n", (long long)step);
 	ql_sha256_hex(text, strlen(text), sha);
-	if (top < 0 || ql_io_dir_begin(top, name, &dir, &e) != QL_OK || ql_io_replace(dir, "adapter_model.safetensors", text, strlen(text), &e) != QL_OK ||
+	if (top < 0 || ql_io_dir_begin(top, name, &dir, &e) != QL_OK || ql_io_replace(dir, "adapter_model.safetensors", text,
+			strlen(text), &e) != QL_OK ||
 	    ql_io_dir_publish(top, name, dir, &e) != QL_OK) {
 		(void)fprintf(stderr, "fake engine: %s/%s: %s\n", parent, name, e.message);
 		exit(70);
@@ -233,7 +236,8 @@ static void on_start(json_t *f)
 	(void)json_object_set_new(s, "tokens_per_epoch", json_integer(200));
 	(void)json_object_set_new(s, "exact_resume", json_true());
 	(void)json_object_set_new(s, "device", json_string("fake device"));
-	(void)json_object_set_new(s, "recipe", json_pack("{s:i,s:i,s:i,s:i}", "micro_batch_size", 1, "gradient_accumulation_steps", 1, "warmup_steps", 1,
+	(void)json_object_set_new(s, "recipe", json_pack("{s:i,s:i,s:i,s:i}", "micro_batch_size", 1, "gradient_accumulation_steps",
+			1, "warmup_steps", 1,
 							 "logging_steps", 1));
 	send_frame(s);
 	if (j->step >= j->total)
@@ -347,7 +351,8 @@ static void on_infer(const json_t *f)
 		send_frame(json_pack("{s:s,s:I,s:o}", "type", "infer_result", "id", (json_int_t)id, "result", r));
 		return;
 	}
-	most = json_is_integer(json_object_get(f, "max_tokens")) ? json_integer_value(json_object_get(f, "max_tokens")) : env_int("QLORAD_TEST_TOKENS", 5);
+	most = json_is_integer(json_object_get(f, "max_tokens")) ? json_integer_value(json_object_get(f,
+			"max_tokens")) : env_int("QLORAD_TEST_TOKENS", 5);
 	if (most > env_int("QLORAD_TEST_TOKENS", 5))
 		most = env_int("QLORAD_TEST_TOKENS", 5);
 	for (int i = 0; i < INFERS_MAX; i++)
@@ -357,7 +362,8 @@ static void on_infer(const json_t *f)
 			infers[i] = (struct infer){.live = true, .id = id, .left = most, .n = n, .next_ms = now_ms()};
 			return;
 		}
-	send_frame(json_pack("{s:s,s:I,s:i,s:s,s:s}", "type", "infer_error", "id", (json_int_t)id, "code", QL_EBUSY, "error_code", "queue_full", "message",
+	send_frame(json_pack("{s:s,s:I,s:i,s:s,s:s}", "type", "infer_error", "id", (json_int_t)id, "code", QL_EBUSY, "error_code",
+			"queue_full", "message",
 			     "full"));
 }
 
@@ -368,7 +374,8 @@ static void step_infer(struct infer *r)
 	if (r->done < r->left) {
 		(void)snprintf(text, sizeof text, "%sw%lld", r->done > 0 ? " " : "", (long long)r->done);
 		for (int64_t i = 0; i < r->n; i++)
-			send_frame(json_pack("{s:s,s:I,s:I,s:s,s:i,s:n}", "type", "delta", "id", (json_int_t)r->id, "index", (json_int_t)i, "text", text, "tokens",
+			send_frame(json_pack("{s:s,s:I,s:I,s:s,s:i,s:n}", "type", "delta", "id", (json_int_t)r->id, "index", (json_int_t)i,
+					"text", text, "tokens",
 					     1, "logprobs"));
 		r->done++;
 		r->next_ms = now_ms() + env_int("QLORAD_TEST_TOKEN_MS", 5);
@@ -389,7 +396,8 @@ static void on_export(const json_t *f)
 	die_at("export", 0);
 	send_frame(json_pack("{s:s,s:s,s:f}", "type", "export_progress", "id", id, "progress", 0.5));
 	put_dir("exports", id, 99, sha);
-	send_frame(json_pack("{s:s,s:s,s:[{s:s,s:i,s:s}],s:n}", "type", "export_done", "id", id, "files", "name", "adapter_model.safetensors", "bytes", 23,
+	send_frame(json_pack("{s:s,s:s,s:[{s:s,s:i,s:s}],s:n}", "type", "export_done", "id", id, "files", "name",
+			"adapter_model.safetensors", "bytes", 23,
 			     "sha256", sha, "verification"));
 }
 

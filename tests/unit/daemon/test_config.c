@@ -50,7 +50,8 @@ static void precedence(void **state)
 	assert_int_equal(c.threads, 4);
 	assert_int_equal(c.listen.n, 2);
 	ql_config_free(&c);
-	assert_int_equal(load(&c, ARGS("--config", file, "--threads", "5", "--listen=127.0.0.1:9", "--listen", "unix:/s"), ENV("QLORAD_THREADS=4"), &e),
+	assert_int_equal(load(&c, ARGS("--config", file, "--threads", "5", "--listen=127.0.0.1:9", "--listen", "unix:/s"),
+			ENV("QLORAD_THREADS=4"), &e),
 			 QL_OK);
 	assert_int_equal(c.threads, 5);
 	assert_int_equal(c.listen.n, 2);
@@ -188,7 +189,8 @@ static int teardown(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(precedence), cmocka_unit_test(refused), cmocka_unit_test(each_row), cmocka_unit_test(local),
+	const struct CMUnitTest tests[] = {cmocka_unit_test(precedence), cmocka_unit_test(refused), cmocka_unit_test(each_row),
+			cmocka_unit_test(local),
 					   cmocka_unit_test(example)};
 	int fd = mkstemp(file);
 

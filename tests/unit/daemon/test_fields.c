@@ -16,7 +16,8 @@ static const struct row rows[] = {
 	{"{\"hyperparameters\":{\"n_epochs\":%s}}", "hyperparameters.n_epochs", "0", "1", "50", "51", "2.0"},
 	{"{\"hyperparameters\":{\"n_epochs\":%s}}", "hyperparameters.n_epochs", "-1", "\"auto\"", "3", "9223372036854775807", "\"3\""},
 	{"{\"hyperparameters\":{\"batch_size\":%s}}", "hyperparameters.batch_size", "0", "1", "256", "257", "true"},
-	{"{\"hyperparameters\":{\"learning_rate_multiplier\":%s}}", "hyperparameters.learning_rate_multiplier", "0", "1e-300", "100", "100.0001",
+	{"{\"hyperparameters\":{\"learning_rate_multiplier\":%s}}", "hyperparameters.learning_rate_multiplier", "0", "1e-300",
+			"100", "100.0001",
 	 "\"1\""},
 	{"{\"method\":{\"type\":\"supervised\",\"supervised\":{\"hyperparameters\":{\"n_epochs\":%s}}}}",
 	 "method.supervised.hyperparameters.n_epochs", "0", "1", "50", "51", "[]"},
@@ -53,11 +54,14 @@ static const struct row rows[] = {
 	{"{\"qlora\":{\"auto_start\":%s}}", "qlora.auto_start", NULL, "true", "false", NULL, "\"no\""},
 	{"{\"qlora\":{\"priority\":%s}}", "qlora.priority", "-101", "-100", "100", "101", "1.0"},
 	{"{\"qlora\":{\"target_modules\":%s}}", "qlora.target_modules", "[]", "[\"q_proj\"]", "\"all-linear\"", "[\"lm_head\"]", "\"q_proj\""},
-	{"{\"qlora\":{\"target_modules\":%s}}", "qlora.target_modules", "[\"q_proj\",\"q_proj\"]", "[\"down_proj\",\"k_proj\"]", "\"all-linear\"",
+	{"{\"qlora\":{\"target_modules\":%s}}", "qlora.target_modules", "[\"q_proj\",\"q_proj\"]", "[\"down_proj\",\"k_proj\"]",
+			"\"all-linear\"",
 	 "[1]", "{}"},
-	{"{\"qlora\":{\"quantization\":%s}}", "qlora.quantization", NULL, "{}", "{\"type\":\"nf4\",\"block_size\":64,\"double_quant\":true}", NULL,
+	{"{\"qlora\":{\"quantization\":%s}}", "qlora.quantization", NULL, "{}",
+			"{\"type\":\"nf4\",\"block_size\":64,\"double_quant\":true}", NULL,
 	 "\"nf4\""},
-	{"{\"method\":%s}", "method", NULL, "{\"type\":\"supervised\"}", "{\"type\":\"supervised\",\"supervised\":{}}", NULL, "\"supervised\""},
+	{"{\"method\":%s}", "method", NULL, "{\"type\":\"supervised\"}", "{\"type\":\"supervised\",\"supervised\":{}}", NULL,
+			"\"supervised\""},
 };
 
 static int make(const char *text, json_t **recipe, const char **code, struct ql_err *e)
@@ -305,7 +309,8 @@ static void autos(void **state)
 {
 	static const int64_t epochs[][2] = {{1, 25}, {4, 25}, {5, 20}, {10, 10}, {33, 4}, {34, 3}, {100, 3}, {8333, 3}, {8334, 2}, {12500, 2},
 					    {12501, 1}, {25000, 1}, {25001, 1}, {1000000, 1}};
-	static const int64_t batch[][2] = {{1, 1}, {49, 1}, {99, 1}, {100, 2}, {199, 2}, {200, 4}, {400, 8}, {799, 8}, {800, 16}, {100000, 16}};
+	static const int64_t batch[][2] = {{1, 1}, {49, 1}, {99, 1}, {100, 2}, {199, 2}, {200, 4}, {400, 8}, {799, 8}, {800, 16},
+			{100000, 16}};
 	const char *code;
 	json_t *r;
 	struct ql_err e = {0};
@@ -325,7 +330,8 @@ static void autos(void **state)
 	assert_int_equal(ql_recipe_resolve(r, 1000, 4096, 135e6, &e), QL_OK);
 	assert_int_equal((int)number(r, "batch_size"), 18);
 	json_decref(r);
-	assert_int_equal(make("{\"hyperparameters\":{\"learning_rate_multiplier\":0.5,\"n_epochs\":9,\"batch_size\":3}}", &r, &code, &e), QL_OK);
+	assert_int_equal(make("{\"hyperparameters\":{\"learning_rate_multiplier\":0.5,\"n_epochs\":9,\"batch_size\":3}}", &r,
+			&code, &e), QL_OK);
 	assert_int_equal(ql_recipe_resolve(r, 1000, 4096, 70e9, &e), QL_OK);
 	assert_true(number(r, "learning_rate") == 5e-5);
 	assert_int_equal((int)number(r, "n_epochs"), 9);
@@ -335,7 +341,8 @@ static void autos(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(ranges),	cmocka_unit_test(rules),	   cmocka_unit_test(defaults), cmocka_unit_test(inherited),
+	const struct CMUnitTest tests[] = {cmocka_unit_test(ranges),	cmocka_unit_test(rules),	   cmocka_unit_test(defaults),
+			cmocka_unit_test(inherited),
 					   cmocka_unit_test(top_level), cmocka_unit_test(metadata_limits), cmocka_unit_test(autos)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

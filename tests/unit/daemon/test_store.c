@@ -224,7 +224,8 @@ static void tokens(void **state)
 	assert_int_equal(f.status, 403);
 	/* wrong in each way: one text */
 	{
-		const char *const wrong[] = {NULL, "", "Bearer", "Bearer ", "Basic x", token, "Bearer qlo_", "Bearer qlo_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+		const char *const wrong[] = {NULL, "", "Bearer", "Bearer ", "Basic x", token, "Bearer qlo_",
+				"Bearer qlo_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
 					     "Bearer qlo_'; DROP TABLE tokens; --AAAAAAAAAAAAAAAAAAAAAAAA"};
 
 		for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
@@ -237,7 +238,8 @@ static void tokens(void **state)
 	(void)snprintf(header, sizeof header, "Bearer %s", token);
 	assert_true(ql_store_run(r.ctl.store, &e, "UPDATE tokens SET expires_at = ?2 WHERE id = ?1", "si", id, (int64_t)time(NULL)) == 1);
 	assert_int_not_equal(check(&r, header, &who, &f), QL_OK);
-	assert_true(ql_store_run(r.ctl.store, &e, "UPDATE tokens SET expires_at = ?2 WHERE id = ?1", "si", id, (int64_t)time(NULL) + 100) == 1);
+	assert_true(ql_store_run(r.ctl.store, &e, "UPDATE tokens SET expires_at = ?2 WHERE id = ?1", "si", id,
+			(int64_t)time(NULL) + 100) == 1);
 	assert_int_equal(check(&r, header, &who, &f), QL_OK);
 	assert_int_equal(ql_token_revoke(r.ctl.store, id, &e), QL_OK);
 	assert_int_not_equal(check(&r, header, &who, &f), QL_OK);
@@ -264,7 +266,8 @@ static void tokens(void **state)
 
 static void repeats(void **state)
 {
-	struct ql_who who = {.project = "p", .token = "key-1"}, other = {.project = "q", .token = "key-2"}, twin = {.project = "p", .token = "key-3"};
+	struct ql_who who = {.project = "p", .token = "key-1"}, other = {.project = "q", .token = "key-2"}, twin = {.project = "p",
+			.token = "key-3"};
 	struct ql_idem key = {.key = "k"}, retry = {.retry_count = 1}, none = {.retry_count = 0};
 	const char *one = "1111", *two = "2222";
 	json_t *body = json_pack("{s:s}", "id", "x");

@@ -1,0 +1,276 @@
+/* attention_bwd90.cu - gradient of packed causal attention on compute capability 9.0, formulas and shapes of attention_bwd.cu.
+ *
+ * The same two kernels with warpgroup products (wgmma.h): a block is two warpgroups of 64 rows.
+ *   dkv: 128 keys of one kv head; walks the heads of the group in order, 64 queries at a time:  Sᵀ = K·Qᵀ, dPᵀ = V·dOᵀ,
+ *        Pᵀ = exp(scale·Sᵀ - lse), dV += Pᵀ·dO, dSᵀ = Pᵀ ⊙ (dPᵀ - D), dK += dSᵀ·Q; Pᵀ and dSᵀ stay in registers as left operands.
+ *   dq:  128 queries of one head; walks 64 keys at a time:  S = Q·Kᵀ, dP = dO·Vᵀ, dQ += (P ⊙ (dP - D))·K.
+ * Tiles come by cp.async, two steps deep; nothing is added across blocks, so every order is fixed. */
+#include "gpu/attention_bwd.h"
+#include "gpu/wgmma.h"
+
+#define BIG 128 /* rows a block owns */
+#define STEP 64 /* rows per step of the walk */
+#define SMEM(HD) (2 * BIG * (HD) * 2 + 4 * STEP * (HD) * 2 + 4 * STEP * 4 + 1024)
+
+#ifdef CU_WGMMA
+__device__ __forceinline__ void stats(float *lse, float *D, const struct bwd_args &a, uint32_t head, uint32_t row0, uint32_t end)
+{
+	const uint32_t i = threadIdx.x & 63, row = row0 + i;
+
+	if (threadIdx.x < 64)
+		lse[i] = row < end ? a.lse[(size_t)head * a.T + row] * CU_LOG2E : 0.f;
+	else if (threadIdx.x < 128)
+		D[i] = row < end ? a.D[(size_t)head * a.T + row] : 0.f;
+}
+#endif
+
+template <int HD> __global__ void __launch_bounds__(256, 1) dkv90(const __grid_constant__ struct bwd_args a)
+{
+#ifdef CU_WGMMA
+	extern __shared__ uint8_t raw[];
+	constexpr uint32_t TILE = STEP * HD * 2, OWN = BIG * HD * 2;
+	const uint32_t start = (smem_u32(raw) + 1023) & ~1023u;
+	const uint32_t sk = start, sv = sk + OWN, sq = sv + OWN, sdo = sq + 2 * TILE;
+	float *slse = reinterpret_cast<float *>(raw + (start - smem_u32(raw)) + 2 * OWN + 4 * TILE), *sD = slse + 2 * STEP;
+	const uint32_t wg = threadIdx.x >> 7, warp = threadIdx.x >> 5 & 3, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+	const uint32_t kvh = blockIdx.x, group = a.n_head / a.n_kv;
+	const float sl2 = a.scale * CU_LOG2E;
+	struct tile_pos pos;
+	float dk[HD / 2] = {}, dv[HD / 2] = {};
+
+	if (!find_tile(a.cu, a.n_seqs, BIG, a.tiles, blockIdx.y, false, &pos))
+		return;
+	const uint32_t end = pos.begin + pos.len, m0 = pos.first / STEP;
+	uint32_t m1 = (pos.len + STEP - 1) / STEP;
+	if (a.window) {
+		const uint32_t far = (pos.first + BIG - 1 + a.window - 1) / STEP + 1;
+
+		m1 = m1 < far ? m1 : far;
+	}
+	const uint32_t per = m1 - m0, steps = per * group;
+	load_panels<HD, BIG, 256>(sk, a.k + (size_t)kvh * HD, a.ldk, pos.begin + pos.first, end);
+	load_panels<HD, BIG, 256>(sv, a.v + (size_t)kvh * HD, a.ldv, pos.begin + pos.first, end);
+	load_panels<HD, STEP, 256>(sq, a.q + (size_t)kvh * group * HD, a.ldq, pos.begin + m0 * STEP, end);
+	load_panels<HD, STEP, 256>(sdo, a.d_o + (size_t)kvh * group * HD, a.lddo, pos.begin + m0 * STEP, end);
+	cp_commit();
+	stats(slse, sD, a, kvh * group, pos.begin + m0 * STEP, end);
+	uint32_t m = m0, head = kvh * group;
+	for (uint32_t i = 0; i < steps; i++) {
+		const uint32_t q0 = m * STEP, st = i & 1, tq = sq + st * TILE, tdo = sdo + st * TILE;
+		float s[STEP / 2], dp[STEP / 2];
+		uint32_t p[STEP / 16][4], ds[STEP / 16][4];
+
+		cp_wait<0>();
+		proxy_fence();
+		__syncthreads();
+		if (++m == m1) {
+			m = m0;
+			head++;
+		}
+		if (i + 1 < steps) {
+			const uint32_t nq = pos.begin + m * STEP;
+
+			load_panels<HD, STEP, 256>(sq + (st ^ 1) * TILE, a.q + (size_t)head * HD, a.ldq, nq, end);
+			load_panels<HD, STEP, 256>(sdo + (st ^ 1) * TILE, a.d_o + (size_t)head * HD, a.lddo, nq, end);
+			cp_commit();
+			stats(slse + (st ^ 1) * STEP, sD + (st ^ 1) * STEP, a, head, nq, end);
+		}
+		wg_fence();
+		wgmma_ss_n64_first(s, desc_k<BIG>(sk, wg * 64, 0), desc_k<STEP>(tq, 0, 0));
+#pragma unroll
+		for (int ks = 1; ks < HD / 16; ks++)
+			wgmma_ss_n64(s, desc_k<BIG>(sk, wg * 64, ks), desc_k<STEP>(tq, 0, ks));
+		wg_commit();
+		wgmma_ss_n64_first(dp, desc_k<BIG>(sv, wg * 64, 0), desc_k<STEP>(tdo, 0, 0));
+#pragma unroll
+		for (int ks = 1; ks < HD / 16; ks++)
+			wgmma_ss_n64(dp, desc_k<BIG>(sv, wg * 64, ks), desc_k<STEP>(tdo, 0, ks));
+		wg_commit();
+		wg_wait<1>();
+		wg_hold(s);
+		const uint32_t key = pos.first + wg * 64 + warp * 16 + g;
+		const bool edge = q0 < pos.first + BIG || q0 + STEP > pos.len || pos.first + BIG > pos.len || (a.window && q0 + STEP > pos.first + a.window);
+#pragma unroll
+		for (int nt = 0; nt < STEP / 8; nt++) {
+			const float2 l = *reinterpret_cast<const float2 *>(slse + st * STEP + nt * 8 + 2 * t);
+#pragma unroll
+			for (int c = 0; c < 4; c++) {
+				const uint32_t j = key + (c >> 1) * 8, iq = q0 + nt * 8 + 2 * t + (c & 1);
+				float v = exp2f(s[nt * 4 + c] * sl2 - (c & 1 ? l.y : l.x));
+
+				if (edge && (j > iq || iq >= pos.len || j >= pos.len || (a.window && j + a.window <= iq)))
+					v = 0.f;
+				s[nt * 4 + c] = v;
+			}
+			p[nt >> 1][(nt & 1) * 2] = pack2(s[nt * 4], s[nt * 4 + 1]);
+			p[nt >> 1][(nt & 1) * 2 + 1] = pack2(s[nt * 4 + 2], s[nt * 4 + 3]);
+		}
+		wg_fence();
+#pragma unroll
+		for (int kk = 0; kk < STEP / 16; kk++)
+			wgmma_rs<HD>(dv, p[kk], desc_mn<STEP>(tdo, kk));
+		wg_commit();
+		wg_wait<1>();
+		wg_hold(dp);
+#pragma unroll
+		for (int nt = 0; nt < STEP / 8; nt++) {
+			const float2 D = *reinterpret_cast<const float2 *>(sD + st * STEP + nt * 8 + 2 * t);
+
+			ds[nt >> 1][(nt & 1) * 2] = pack2(s[nt * 4] * (dp[nt * 4] - D.x), s[nt * 4 + 1] * (dp[nt * 4 + 1] - D.y));
+			ds[nt >> 1][(nt & 1) * 2 + 1] = pack2(s[nt * 4 + 2] * (dp[nt * 4 + 2] - D.x), s[nt * 4 + 3] * (dp[nt * 4 + 3] - D.y));
+		}
+		wg_fence();
+#pragma unroll
+		for (int kk = 0; kk < STEP / 16; kk++)
+			wgmma_rs<HD>(dk, ds[kk], desc_mn<STEP>(tq, kk));
+		wg_commit();
+		wg_wait<0>();
+		wg_hold(dk);
+		wg_hold(dv);
+	}
+#pragma unroll
+	for (int h = 0; h < 2; h++) {
+		const uint32_t r = wg * 64 + warp * 16 + h * 8 + g;
+
+		if (pos.first + r >= pos.len)
+			continue;
+		const size_t row = (size_t)pos.begin + pos.first + r;
+		bf16 *ok = a.dk + row * a.lddk + (size_t)kvh * HD, *ov = a.dv + row * a.lddv + (size_t)kvh * HD;
+#pragma unroll
+		for (int d = 0; d < HD / 8; d++) {
+			*reinterpret_cast<uint32_t *>(ok + d * 8 + 2 * t) = pack2(dk[d * 4 + h * 2] * a.scale, dk[d * 4 + h * 2 + 1] * a.scale);
+			*reinterpret_cast<uint32_t *>(ov + d * 8 + 2 * t) = pack2(dv[d * 4 + h * 2], dv[d * 4 + h * 2 + 1]);
+		}
+	}
+#endif
+}
+
+template <int HD> __global__ void __launch_bounds__(256, 1) dq90(const __grid_constant__ struct bwd_args a)
+{
+#ifdef CU_WGMMA
+	extern __shared__ uint8_t raw[];
+	constexpr uint32_t TILE = STEP * HD * 2, OWN = BIG * HD * 2;
+	const uint32_t start = (smem_u32(raw) + 1023) & ~1023u;
+	const uint32_t sq = start, sdo = sq + OWN, sk = sdo + OWN, sv = sk + 2 * TILE;
+	const uint32_t wg = threadIdx.x >> 7, warp = threadIdx.x >> 5 & 3, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+	const uint32_t head = blockIdx.x, kvh = head / (a.n_head / a.n_kv);
+	const float sl2 = a.scale * CU_LOG2E;
+	struct tile_pos pos;
+	float dq[HD / 2] = {}, lse[2], D[2];
+
+	if (!find_tile(a.cu, a.n_seqs, BIG, a.tiles, blockIdx.y, true, &pos))
+		return;
+	const uint32_t end = pos.begin + pos.len, rows = min((uint32_t)BIG, pos.len - pos.first);
+	const uint32_t lowest = a.window && pos.first + 1 > a.window ? pos.first + 1 - a.window : 0;
+	const uint32_t n1 = (pos.first + rows - 1) / STEP, n0 = lowest / STEP;
+	const bf16 *k = a.k + (size_t)kvh * HD, *v = a.v + (size_t)kvh * HD;
+
+	load_panels<HD, BIG, 256>(sq, a.q + (size_t)head * HD, a.ldq, pos.begin + pos.first, end);
+	load_panels<HD, BIG, 256>(sdo, a.d_o + (size_t)head * HD, a.lddo, pos.begin + pos.first, end);
+	load_panels<HD, STEP, 256>(sk, k, a.ldk, pos.begin + n0 * STEP, end);
+	load_panels<HD, STEP, 256>(sv, v, a.ldv, pos.begin + n0 * STEP, end);
+	cp_commit();
+#pragma unroll
+	for (int h = 0; h < 2; h++) {
+		const uint32_t r = pos.first + wg * 64 + warp * 16 + h * 8 + g;
+		const size_t at = (size_t)head * a.T + pos.begin + r;
+
+		lse[h] = r < pos.len ? a.lse[at] * CU_LOG2E : 0.f;
+		D[h] = r < pos.len ? a.D[at] : 0.f;
+	}
+	for (uint32_t n = n0; n <= n1; n++) {
+		const uint32_t st = (n - n0) & 1, tk = sk + st * TILE, tv = sv + st * TILE, j0 = n * STEP;
+		float s[STEP / 2], dp[STEP / 2];
+		uint32_t ds[STEP / 16][4];
+
+		cp_wait<0>();
+		proxy_fence();
+		__syncthreads();
+		if (n < n1) {
+			load_panels<HD, STEP, 256>(sk + (st ^ 1) * TILE, k, a.ldk, pos.begin + j0 + STEP, end);
+			load_panels<HD, STEP, 256>(sv + (st ^ 1) * TILE, v, a.ldv, pos.begin + j0 + STEP, end);
+			cp_commit();
+		}
+		wg_fence();
+		wgmma_ss_n64_first(s, desc_k<BIG>(sq, wg * 64, 0), desc_k<STEP>(tk, 0, 0));
+#pragma unroll
+		for (int ks = 1; ks < HD / 16; ks++)
+			wgmma_ss_n64(s, desc_k<BIG>(sq, wg * 64, ks), desc_k<STEP>(tk, 0, ks));
+		wg_commit();
+		wgmma_ss_n64_first(dp, desc_k<BIG>(sdo, wg * 64, 0), desc_k<STEP>(tv, 0, 0));
+#pragma unroll
+		for (int ks = 1; ks < HD / 16; ks++)
+			wgmma_ss_n64(dp, desc_k<BIG>(sdo, wg * 64, ks), desc_k<STEP>(tv, 0, ks));
+		wg_commit();
+		wg_wait<1>();
+		wg_hold(s);
+		const bool edge = j0 + STEP > pos.first || (a.window && j0 + a.window < pos.first + rows);
+#pragma unroll
+		for (int i = 0; i < STEP / 2; i++) {
+			const uint32_t j = j0 + (i >> 2) * 8 + 2 * t + (i & 1), h = i >> 1 & 1, iq = pos.first + wg * 64 + warp * 16 + g + h * 8;
+			float e = exp2f(s[i] * sl2 - lse[h]);
+
+			if (edge && (j > iq || iq >= pos.len || (a.window && j + a.window <= iq)))
+				e = 0.f;
+			s[i] = e;
+		}
+		wg_wait<0>();
+		wg_hold(dp);
+#pragma unroll
+		for (int nt = 0; nt < STEP / 8; nt++) {
+			ds[nt >> 1][(nt & 1) * 2] = pack2(s[nt * 4] * (dp[nt * 4] - D[0]), s[nt * 4 + 1] * (dp[nt * 4 + 1] - D[0]));
+			ds[nt >> 1][(nt & 1) * 2 + 1] = pack2(s[nt * 4 + 2] * (dp[nt * 4 + 2] - D[1]), s[nt * 4 + 3] * (dp[nt * 4 + 3] - D[1]));
+		}
+		wg_fence();
+#pragma unroll
+		for (int kk = 0; kk < STEP / 16; kk++)
+			wgmma_rs<HD>(dq, ds[kk], desc_mn<STEP>(tk, kk));
+		wg_commit();
+		wg_wait<0>();
+		wg_hold(dq);
+	}
+#pragma unroll
+	for (int h = 0; h < 2; h++) {
+		const uint32_t r = wg * 64 + warp * 16 + h * 8 + g;
+
+		if (r >= rows)
+			continue;
+		bf16 *out = a.dq + ((size_t)pos.begin + pos.first + r) * a.lddq + (size_t)head * HD;
+#pragma unroll
+		for (int d = 0; d < HD / 8; d++)
+			*reinterpret_cast<uint32_t *>(out + d * 8 + 2 * t) = pack2(dq[d * 4 + h * 2] * a.scale, dq[d * 4 + h * 2 + 1] * a.scale);
+	}
+#endif
+}
+
+cudaError_t cu_attention_bwd90_setup(void)
+{
+	cudaError_t r = cudaFuncSetAttribute(dkv90<128>, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(128));
+
+	if (r == cudaSuccess)
+		r = cudaFuncSetAttribute(dkv90<64>, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(64));
+	if (r == cudaSuccess)
+		r = cudaFuncSetAttribute(dq90<128>, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(128));
+	if (r == cudaSuccess)
+		r = cudaFuncSetAttribute(dq90<64>, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(64));
+	return r;
+}
+
+int cu_attention_bwd90(struct ql_device *d, struct ql_queue *q, const struct bwd_args *in, uint32_t tiles128, struct ql_err *e)
+{
+	struct bwd_args a = *in;
+
+	a.tiles = tiles128;
+	const dim3 grid(a.n_head, tiles128), grid_kv(a.n_kv, tiles128);
+	if (a.head_dim == 64) {
+		dkv90<64><<<grid_kv, 256, SMEM(64), q->s>>>(a);
+		CU_LAUNCHED();
+		dq90<64><<<grid, 256, SMEM(64), q->s>>>(a);
+	} else {
+		dkv90<128><<<grid_kv, 256, SMEM(128), q->s>>>(a);
+		CU_LAUNCHED();
+		dq90<128><<<grid, 256, SMEM(128), q->s>>>(a);
+	}
+	CU_LAUNCHED();
+	return QL_OK;
+}
