@@ -5,7 +5,7 @@
  * rows of their sequence (chunked prefill).
  * Flash attention with online softmax (Dao, "FlashAttention-2", 2023): a block owns 128 queries of one head, walks 64 keys at
  * a time; four warps of 32 rows; scores and output stay in registers; K of the next step is copied while this one's softmax
- * and P·V run.  Head sizes other than 64 and 128 and unaligned rows take a plain kernel, one warp per query and head. */
+ * and P·V run; compute capability 9.0 takes attention_fwd90.cu unless the cache is paged.  Head sizes other than 64 and 128 and unaligned rows take a plain kernel, one warp per query and head. */
 #include "gpu/attention.h"
 
 #define BM ((int)CU_FLASH_BM)
@@ -215,6 +215,8 @@ cudaError_t cu_attention_fwd_setup(void)
 
 	if (r == cudaSuccess)
 		r = cudaFuncSetAttribute(flash_fwd<128, true>, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(128));
+	if (r == cudaSuccess)
+		r = cu_attention_fwd90_setup();
 	return r;
 }
 
@@ -230,6 +232,8 @@ int cu_flash_fwd(struct ql_device *d, struct ql_queue *q, const struct cu_flash 
 		return ql_err_set(e, QL_EUNSUPPORTED, "attention: head size %u, at most 256", f->head_dim);
 	if (!cu_attn_fast(f->head_dim, ptrs, lds, 4))
 		plain_fwd<<<dim3((f->T + 3) / 4, f->n_head), 128, 0, q->s>>>(*f);
+	else if (cu_of(d)->hopper && !f->kv_len)
+		return cu_flash_fwd90(d, q, f, e);
 	else if (f->head_dim == 64 && f->kv_len)
 		flash_fwd<64, true><<<grid, 128, SMEM(64), q->s>>>(*f);
 	else if (f->head_dim == 64)

@@ -89,7 +89,7 @@ int vm_exec(struct vm *m, struct node *const *list, uint32_t n, int *flow);
 enum flow { FLOW_NEXT, FLOW_BREAK, FLOW_CONTINUE };
 /* eval.c */
 int vm_eval(struct vm *m, const struct node *n, struct val *out);
-int vm_eval_args(struct vm *m, const struct ncall *c, struct args *out);
+int vm_eval_args(struct vm *m, const struct ncall *c, struct args *out); /* args.c */
 int vm_lookup(struct vm *m, uint32_t name, struct val *out);
 int vm_assign(struct vm *m, const struct node *target, struct val v);
 int scope_set(struct vm *m, struct scope *s, uint32_t name, struct val v);

@@ -49,6 +49,15 @@ int intern(struct parser *p, const char *s, size_t len, uint32_t *out);
 int enter(struct parser *p); /* one level deeper, or QL_ELIMIT */
 void leave(struct parser *p);
 
+/* parse_atom.c */
+int parse_primary(struct parser *p, int mode, struct node **out); /* mode: TUPLE_… */
+int parse_postfix(struct parser *p, struct node *n, struct node **out);
+int parse_call(struct parser *p, struct node *f, struct node **out);
+int parse_call_args(struct parser *p, struct ncall **out);
+/* parse_filter.c */
+int parse_filter_expr(struct parser *p, struct node *n, struct node **out);
+int parse_filters(struct parser *p, struct node *start, bool start_inline, struct node **out);
+/* parse_expr.c */
 int parse_expression(struct parser *p, bool condexpr, struct node **out);
 /* mode */
 #define TUPLE_COND 1       /* conditional expressions allowed */
@@ -56,7 +65,12 @@ int parse_expression(struct parser *p, bool condexpr, struct node **out);
 #define TUPLE_PARENS 4     /* inside explicit parentheses: may be empty */
 #define TUPLE_NAMESPACE 8  /* a.b allowed (set) */
 int parse_tuple(struct parser *p, int mode, const char *end_name, struct node **out);
+/* parse_macro.c: after the tag's name */
+int parse_macro(struct parser *p, struct node *n);
+int parse_call_block(struct parser *p, struct node *n);
+/* parse_stmt.c */
+/* ":" as Python allows, the end of the tag, then statements up to one of `ends` (not consumed). */
+int parse_block(struct parser *p, const char *const *ends, struct node ***list, uint32_t *n);
 int parse_target(struct parser *p, const char *end_name, bool with_namespace, struct node **out);
-int parse_filters(struct parser *p, struct node *start, bool start_inline, struct node **out);
 
 #endif

@@ -217,6 +217,8 @@ const char *v_type(struct val v); /* Python's type name */
 /* "'messages' is undefined", "… has no attribute", or a hint; obj V_MISSING for a variable. */
 int v_undef(struct vm *m, struct val *out, const char *hint, struct val obj, struct val name, bool security);
 int v_truth(struct vm *m, struct val v, bool *out);
+int v_deeper(struct vm *m); /* one level into a nested value: counts value_depth up, which the caller counts down */
+/* compare.c */
 int v_eq(struct vm *m, struct val a, struct val b, bool *out);
 int v_cmp(struct vm *m, struct val a, struct val b, int op, bool *out); /* op: T_LT … of ast.h */
 int v_hash(struct vm *m, struct val v, uint64_t *out);                  /* TypeError if unhashable */
