@@ -14,6 +14,15 @@ template <int HD> __device__ __forceinline__ uint32_t tile_at(uint32_t row, uint
 	return row * (HD * 2) + ((chunk ^ (row & 7)) << 4);
 }
 
+/* 2^x, results below 2^-126 are 0 */
+__device__ __forceinline__ float pow2(float x)
+{
+	float y;
+
+	asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+	return y;
+}
+
 __device__ __forceinline__ void cp_async16(uint32_t dst, const void *src, bool valid)
 {
 	const int n = valid ? 16 : 0; /* 0: the destination is filled with zeros */

@@ -109,7 +109,7 @@ template <int HD> __global__ void __launch_bounds__(128, 2) flash_dkv(const __gr
 #pragma unroll
 			for (int c = 0; c < 4; c++) {
 				const uint32_t qi = nt * 8 + 2 * t + (c & 1), j = key + (c >> 1) * 8, i_q = q0 + qi;
-				float v = exp2f(s[nt][c] * sl2 - slse[st * B + qi]);
+				float v = pow2(s[nt][c] * sl2 - slse[st * B + qi]);
 
 				if (edge && (j > i_q || i_q >= pos.len || j >= pos.len || (a.window && j + a.window <= i_q)))
 					v = 0.f;
@@ -246,7 +246,7 @@ template <int HD> __global__ void __launch_bounds__(128, 2) flash_dq(const __gri
 #pragma unroll
 			for (int c = 0; c < 4; c++) {
 				const uint32_t j = j0 + nt * 8 + 2 * t + (c & 1), i_q = pos.first + warp * 16 + g + (c >> 1) * 8;
-				float e = exp2f(s[nt][c] * sl2 - lse[c >> 1]);
+				float e = pow2(s[nt][c] * sl2 - lse[c >> 1]);
 
 				if (edge && (j > i_q || i_q >= pos.len || (a.window && j + a.window <= i_q)))
 					e = 0.f;

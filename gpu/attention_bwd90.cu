@@ -96,7 +96,7 @@ template <int HD> __global__ void __launch_bounds__(256, 1) dkv90(const __grid_c
 #pragma unroll
 			for (int c = 0; c < 4; c++) {
 				const uint32_t j = key + (c >> 1) * 8, iq = q0 + nt * 8 + 2 * t + (c & 1);
-				float v = exp2f(s[nt * 4 + c] * sl2 - (c & 1 ? l.y : l.x));
+				float v = pow2(s[nt * 4 + c] * sl2 - (c & 1 ? l.y : l.x));
 
 				if (edge && (j > iq || iq >= pos.len || j >= pos.len || (a.window && j + a.window <= iq)))
 					v = 0.f;
@@ -208,7 +208,7 @@ template <int HD> __global__ void __launch_bounds__(256, 1) dq90(const __grid_co
 #pragma unroll
 		for (int i = 0; i < STEP / 2; i++) {
 			const uint32_t j = j0 + (i >> 2) * 8 + 2 * t + (i & 1), h = i >> 1 & 1, iq = pos.first + wg * 64 + warp * 16 + g + h * 8;
-			float e = exp2f(s[i] * sl2 - lse[h]);
+			float e = pow2(s[i] * sl2 - lse[h]);
 
 			if (edge && (j > iq || iq >= pos.len || (a.window && j + a.window <= iq)))
 				e = 0.f;

@@ -112,13 +112,13 @@ template <int HD, bool PAGED> __global__ void __launch_bounds__(128, 2) flash_fw
 					top = fmaxf(top, fmaxf(s[mt][nt][h * 2], s[mt][nt][h * 2 + 1]));
 				top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
 				top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
-				const float base = top == -INFINITY ? 0.f : top * sl2, alpha = exp2f(m[mt][h] * sl2 - base);
+				const float base = top == -INFINITY ? 0.f : top * sl2, alpha = pow2(m[mt][h] * sl2 - base);
 				float sum = 0;
 
 				m[mt][h] = top;
 #pragma unroll
 				for (int nt = 0; nt < BN / 8; nt++) {
-					const float e0 = exp2f(s[mt][nt][h * 2] * sl2 - base), e1 = exp2f(s[mt][nt][h * 2 + 1] * sl2 - base);
+					const float e0 = pow2(s[mt][nt][h * 2] * sl2 - base), e1 = pow2(s[mt][nt][h * 2 + 1] * sl2 - base);
 
 					sum += e0 + e1;
 					p[mt][nt >> 1][(nt & 1) * 2 + h] = pack2(e0, e1);

@@ -18,12 +18,10 @@
 #define RANK_MAX 256
 #define S_STEP 16 /* ranks of one (row, part) computed side by side */
 #define LUT_BYTES 65536
-#define X_BYTES 36864 /* of x in shared memory: two blocks still fit a multiprocessor */
 
 struct mv_args {
 	struct cu_any w;
 	uint32_t block0[QL_PARTS_MAX + 1]; /* first block of each part */
-	uint32_t x_smem; /* elements of a row of x in shared memory, 0: x is read from memory */
 	uint32_t T, split, s_warps; /* warps per tile; warps per (row, part, rank) of S: powers of two */
 	const bf16 *x;
 	size_t ldx;
@@ -127,16 +125,16 @@ template <int NT> __device__ __forceinline__ void store_partial(float (*acc)[4],
 			red[(warp * 16 + g + (k >> 1) * 8) * (NT * 8) + n * 8 + 2 * t + (k & 1)] = acc[n][k];
 }
 
-template <int NT> __device__ __forceinline__ void load_x(const struct mv_args &a, const bf16 *x, size_t ldx, bool ok, uint32_t k, uint32_t g, uint4 lo[NT], uint4 hi[NT])
+template <int NT> __device__ __forceinline__ void load_x(const struct mv_args &a, bool ok, uint32_t k, uint32_t g, uint4 lo[NT], uint4 hi[NT])
 {
 #pragma unroll
 	for (int n = 0; n < NT; n++) {
 		lo[n] = hi[n] = make_uint4(0, 0, 0, 0);
 		if (ok && n * 8 + g < a.T) {
-			const uint4 *p = reinterpret_cast<const uint4 *>(x + (n * 8 + g) * ldx + k);
+			const uint4 *p = reinterpret_cast<const uint4 *>(a.x + (n * 8 + g) * a.ldx + k);
 
-			lo[n] = p[0];
-			hi[n] = p[1];
+			lo[n] = __ldg(p);
+			hi[n] = __ldg(p + 1);
 		}
 	}
 }
@@ -216,7 +214,11 @@ __device__ __forceinline__ void q4_tile(const struct mv_args &a, const struct cu
 {
 	const uint32_t lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3, blocks = a.w.in / 64, step = a.split * 4;
 	const uint64_t b0 = (uint64_t)min(row0 + g, p.out - 1) * blocks, b1 = (uint64_t)min(row0 + g + 8, p.out - 1) * blocks;
+	#ifdef QL_MV_TRY
+	constexpr uint32_t JP = 2;
+#else
 	constexpr uint32_t JP = NT == 1 ? 4 : 2;
+#endif
 	struct q4_chunk cur, next;
 	float acc[NT][4] = {};
 	uint32_t first = share * 4;
@@ -229,18 +231,6 @@ __device__ __forceinline__ void q4_tile(const struct mv_args &a, const struct cu
 			prefetch_l2(p.codes + ((t ? b1 : b0) + first + k * step) * 32);
 	build_lut(p, lut, map, reinterpret_cast<uint32_t *>(red), NESTED);
 	cu_acquire();
-	const bf16 *x = a.x;
-	size_t ldx = a.ldx;
-	if (a.x_smem) { /* in % 64 == 0 */
-		bf16 *s = reinterpret_cast<bf16 *>(lut + LUT_BYTES);
-
-		for (uint32_t n = 0; n < a.T; n++)
-			for (uint32_t i = threadIdx.x * 8; i < a.w.in; i += 256 * 8)
-				*reinterpret_cast<uint4 *>(s + n * a.x_smem + i) = __ldg(reinterpret_cast<const uint4 *>(a.x + n * a.ldx + i));
-		x = s;
-		ldx = a.x_smem;
-		__syncthreads();
-	}
 	for (; first < blocks; first += step) {
 		const uint32_t then = first + step;
 
@@ -254,7 +244,7 @@ __device__ __forceinline__ void q4_tile(const struct mv_args &a, const struct cu
 
 #pragma unroll
 			for (uint32_t j = 0; j < JP; j++)
-				load_x<NT>(a, x, ldx, ALIGNED || first + j0 + j < blocks, (first + j0 + j) * 64 + t * 16, g, lo[j], hi[j]);
+				load_x<NT>(a, ALIGNED || first + j0 + j < blocks, (first + j0 + j) * 64 + t * 16, g, lo[j], hi[j]);
 #pragma unroll
 			for (int m = 0; m < 4; m++)
 #pragma unroll
@@ -423,7 +413,7 @@ template <int NT> __device__ __forceinline__ void finish(const struct mv_args &a
 	};
 
 	adapter(threadIdx.x);
-	if (a.tab && threadIdx.x == 0)
+	if (a.tab && threadIdx.x == 255) /* a thread with little else to do here */
 		while (atomicAdd(&a.count[0], 0u) < a.s_blocks)
 			__nanosleep(20);
 	__syncthreads(); /* partial sums and S are there */
@@ -463,7 +453,13 @@ template <int NT> __device__ __forceinline__ void finish(const struct mv_args &a
 	}
 }
 
-template <int KIND, int NT> __global__ void __launch_bounds__(256, 2) matvec_kernel(const __grid_constant__ struct mv_args a)
+template <int KIND, int NT> __global__ void 
+#ifdef QL_MV_TRY
+__launch_bounds__(256, NT == 1 ? 3 : 2)
+#else
+__launch_bounds__(256, 2)
+#endif
+ matvec_kernel(const __grid_constant__ struct mv_args a)
 {
 	extern __shared__ __align__(256) uint8_t lut[]; /* q4 only */
 	__shared__ float map[KIND <= MV_Q4_NESTED_ALIGNED ? 256 : 1];
@@ -514,12 +510,17 @@ cudaError_t cu_matvec_setup(void)
 	cudaError_t r = cudaSuccess;
 #define SET(K, N)             \
 	if (r == cudaSuccess) \
-		r = cudaFuncSetAttribute(matvec_kernel<K, N>, cudaFuncAttributeMaxDynamicSharedMemorySize, LUT_BYTES + X_BYTES);
+		r = cudaFuncSetAttribute(matvec_kernel<K, N>, cudaFuncAttributeMaxDynamicSharedMemorySize, LUT_BYTES);
 	Q4_KERNELS(SET)
 #undef SET
 	return r;
 }
 
+#ifdef QL_MV_TRY
+#define CTAS 3
+#else
+#define CTAS 2
+#endif
 /* warps per tile: the most with which all blocks still run at once, two on a multiprocessor */
 static uint32_t split_of(struct ql_device *d, const struct ql_weight *w, int kind, uint32_t s_blocks)
 {
@@ -528,7 +529,7 @@ static uint32_t split_of(struct ql_device *d, const struct ql_weight *w, int kin
 
 	if (kind > MV_Q4_NESTED_ALIGNED)
 		return WARPS;
-	while (split > 1 && (uint64_t)tiles * split / WARPS + s_blocks > 2 * (uint64_t)cu_of(d)->sms)
+	while (split > 1 && (uint64_t)tiles * split / WARPS + s_blocks > CTAS * (uint64_t)cu_of(d)->sms)
 		split /= 2;
 	return split;
 }
@@ -596,14 +597,7 @@ int cu_matvec(struct ql_device *d, struct ql_queue *q, const struct ql_linear *l
 		a.S = (float *)(q->work + 4096);
 	}
 	const unsigned grid = blocks + a.s_blocks;
-	size_t smem = 0;
-	if (kind <= MV_Q4_NESTED_ALIGNED) {
-		smem = LUT_BYTES;
-		if ((size_t)rows * (w->in + 8) * 2 <= X_BYTES) {
-			a.x_smem = w->in + 8;
-			smem += (size_t)rows * a.x_smem * 2;
-		}
-	}
+	const size_t smem = kind <= MV_Q4_NESTED_ALIGNED ? LUT_BYTES : 0;
 #define GO(K)                                                                                                       \
 	case K:                                                                                                     \
 		CU_TRY(cu_launch(d, q, rows <= 8 ? matvec_kernel<K, 1> : matvec_kernel<K, 2>, grid, 256, smem, a)); \

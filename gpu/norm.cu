@@ -153,10 +153,10 @@ int cu_rmsnorm(struct ql_device *d, struct ql_queue *q, struct ql_tensor x, cons
 		GO(false, 256);
 	else if (x.cols <= 256)
 		GO(true, 32);
-	else if (x.cols <= 4096 && x.rows > 64)
-		GO(true, 128);
 	else if (x.cols <= 2048)
 		GO(true, 128);
+	else if (x.cols <= 4096 && x.rows > 64)
+		GO(true, 256);
 	else
 		GO(true, 512);
 #undef GO

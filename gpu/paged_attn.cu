@@ -96,7 +96,7 @@ template <int HD, int GC> __global__ void __launch_bounds__(128) paged_split(con
 				top = fmaxf(warp_max(top), s_max[h]);
 				const float b = top == -INFINITY ? 0.f : top;
 				for (uint32_t i = wl; i < SUB; i += 32) {
-					const float p = exp2f(score[h][i] - b);
+					const float p = pow2(score[h][i] - b);
 
 					score[h][i] = p;
 					sum += p;
@@ -104,7 +104,7 @@ template <int HD, int GC> __global__ void __launch_bounds__(128) paged_split(con
 				sum = warp_sum(sum);
 				__syncwarp();
 				if (wl == 0) {
-					s_alpha[h] = exp2f(s_max[h] - b);
+					s_alpha[h] = pow2(s_max[h] - b);
 					s_sum[h] = s_sum[h] * s_alpha[h] + sum;
 					s_max[h] = top;
 				}
@@ -177,7 +177,7 @@ template <int HD> __global__ void __launch_bounds__(HD) paged_merge(const __grid
 		m = fmaxf(m, p[i * (HD + 2) + HD]);
 #pragma unroll 8
 	for (uint32_t i = 0; i < n; i++) {
-		const float w = exp2f(p[i * (HD + 2) + HD] - m);
+		const float w = pow2(p[i * (HD + 2) + HD] - m);
 
 		l += w * p[i * (HD + 2) + HD + 1];
 		o += w * p[i * (HD + 2) + c];

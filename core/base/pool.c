@@ -57,7 +57,7 @@ static void wait_change(struct ql_pool *p, _Atomic uint32_t *word, uint32_t seen
 		relax();
 	}
 	atomic_fetch_add(&p->sleepers, 1);
-	while (atomic_load_explicit(word, memory_order_acquire) == seen)
+	while (atomic_load(word) == seen)
 		futex_wait(word, seen);
 	atomic_fetch_sub(&p->sleepers, 1);
 }
@@ -86,7 +86,7 @@ static void *thread_main(void *arg)
 		if (atomic_load(&p->quit))
 			return NULL;
 		take_items(p, s.worker);
-		if (atomic_fetch_sub(&p->active, 1) == 1)
+		if (atomic_fetch_sub(&p->active, 1) == 1 && atomic_load(&p->sleepers) > 0)
 			futex_wake_all(&p->active);
 	}
 }
@@ -156,8 +156,9 @@ void ql_pool_run(struct ql_pool *p, size_t n, void (*fn)(void *, size_t, int), v
 	p->n = n;
 	atomic_store(&p->next, 0);
 	atomic_store(&p->active, (uint32_t)p->n_started);
-	atomic_fetch_add_explicit(&p->generation, 1, memory_order_release);
-	futex_wake_all(&p->generation);
+	atomic_fetch_add(&p->generation, 1); /* before reading sleepers: a thread counts itself before it looks again */
+	if (atomic_load(&p->sleepers) > 0)
+		futex_wake_all(&p->generation);
 	take_items(p, 0);
 	while ((left = atomic_load_explicit(&p->active, memory_order_acquire)) != 0)
 		wait_change(p, &p->active, left);

@@ -1,30 +1,13 @@
-/* tok_json.c - ql_tok_from_json: HF's tokenizer.json (a BPE model) and what of tokenizer_config.json decides ids.
- *
- * As in tok_spec.c, special tokens and byte tokens are never the result of a merge; merges that mention them are left out. */
-#include <limits.h>
+/* tok_json.c - ql_tok_from_json: HF's tokenizer.json (a BPE model) and what of tokenizer_config.json decides ids. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/base/limits.h"
 #include "core/text/tok_json.h"
 
-struct loader {
-	json_t *root, *config;
-	const json_t *model, *vocab;
-	const json_t *added;       /* list, or NULL */
-	struct ql_tok *t;
-	struct ql_tok_decoder decoder;
-	struct ql_tok_str *names;  /* per id: the vocabulary's string */
-	struct ql_tok_str *texts;  /* per id: what BPE works with */
-	struct ql_tok_str *pieces; /* per id: what the token stands for */
-	char *mem;
-	size_t mem_len, names_len;
-	struct ql_err *e;
-};
-
 /* ---- model.vocab */
 
-static int vocab_size(struct loader *l, size_t *n)
+static int vocab_size(struct ql_tok_loader *l, size_t *n)
 {
 	const char *key;
 	json_t *v;
@@ -53,7 +36,7 @@ static int vocab_size(struct loader *l, size_t *n)
 	return QL_OK;
 }
 
-static int read_names(struct loader *l)
+static int read_names(struct ql_tok_loader *l)
 {
 	const char *key;
 	size_t key_len;
@@ -78,7 +61,7 @@ static int read_names(struct loader *l)
 
 /* ---- added_tokens */
 
-static int add_one(struct loader *l, size_t i, const json_t *v)
+static int add_one(struct ql_tok_loader *l, size_t i, const json_t *v)
 {
 	struct ql_added a = {.id = (int32_t)json_integer_value(json_object_get(v, "id"))};
 	const json_t *known;
@@ -112,7 +95,7 @@ static int add_one(struct loader *l, size_t i, const json_t *v)
 	return ql_tok_add(l->t, &a, l->e);
 }
 
-static int add_all(struct loader *l)
+static int add_all(struct ql_tok_loader *l)
 {
 	json_t *v;
 	size_t i;
@@ -127,7 +110,7 @@ static int add_all(struct loader *l)
 }
 
 /* tokenizer.json's own list, else the table of tokenizer_config.json turned into one. */
-static int find_added(struct loader *l, json_t **made)
+static int find_added(struct ql_tok_loader *l, json_t **made)
 {
 	const json_t *list = json_object_get(l->root, "added_tokens");
 	json_t *table = json_object_get(l->config, "added_tokens_decoder"), *v;
@@ -152,144 +135,9 @@ static int find_added(struct loader *l, json_t **made)
 	return QL_OK;
 }
 
-/* ---- texts and pieces */
-
-static void make_text(struct loader *l, uint32_t id)
-{
-	const struct ql_tok_str *s = &l->names[id];
-	char *out = l->mem + l->mem_len;
-	int byte = l->t->bpe.bytes || s->p == NULL ? -1 : ql_tok_byte_token(s->p, s->len);
-	bool special = (l->t->flags[id] & QL_TOK_F_SPECIAL) != 0;
-	size_t n = 0;
-
-	if (s->p == NULL)
-		return;
-	if (l->t->bpe.bytes) {
-		if (special || !ql_tok_alphabet_decode(s->p, s->len, out, &n)) {
-			if (l->pieces[id].p == NULL)
-				l->pieces[id] = *s;
-			return;
-		}
-		l->texts[id] = (struct ql_tok_str){out, n};
-		if (l->pieces[id].p == NULL)
-			l->pieces[id] = l->texts[id];
-		l->mem_len += n;
-		return;
-	}
-	if (!special && !(l->t->bpe.byte_fallback && byte >= 0))
-		l->texts[id] = *s;
-	if (byte >= 0 && l->decoder.fallback) {
-		out[n++] = (char)byte;
-	} else {
-		for (size_t k = 0; k < s->len;) {
-			bool meta = l->decoder.meta && s->len - k >= 3 && memcmp(s->p + k, QL_TOK_META, 3) == 0;
-
-			out[n++] = meta ? ' ' : s->p[k];
-			k += meta ? 3 : 1;
-		}
-	}
-	l->pieces[id] = (struct ql_tok_str){out, n};
-	l->mem_len += n;
-}
-
-static int make_texts(struct loader *l)
-{
-	struct ql_bpe *b = &l->t->bpe;
-	int rc;
-
-	l->mem = malloc(l->names_len + 1);
-	if (l->mem == NULL)
-		return ql_err_set(l->e, QL_ENOMEM, "no memory for the vocabulary");
-	for (uint32_t id = 0; id < l->t->n; id++)
-		make_text(l, id);
-	rc = ql_tok_set_pieces(l->t, l->pieces, l->e);
-	if (rc == QL_OK)
-		rc = ql_bpe_vocab(b, l->texts, l->t->n, NULL, 0, l->e);
-	if (rc != QL_OK)
-		return rc;
-	if (!b->bytes) {
-		ql_tok_byte_ids(l->t, l->names, l->t->n);
-		return QL_OK;
-	}
-	for (int c = 0; c < 256; c++) {
-		char ch = (char)c;
-		uint32_t id = ql_bpe_find(b, &ch, 1);
-
-		b->byte_id[c] = id < b->n ? (int32_t)id : -1;
-	}
-	return QL_OK;
-}
-
-/* ---- model.merges */
-
-/* The id of a vocabulary string, or -1. */
-static int64_t vocab_id(const struct loader *l, const char *s, size_t len)
-{
-	const json_t *v = json_object_getn(l->vocab, s, len);
-
-	return v == NULL ? -1 : json_integer_value(v);
-}
-
-static int add_merge(struct loader *l, size_t rank, const char *a, size_t a_len, const char *b, size_t b_len, struct ql_buf *joined)
-{
-	int64_t left = vocab_id(l, a, a_len), right = vocab_id(l, b, b_len), id;
-	int rc;
-
-	if (left < 0 || right < 0)
-		return ql_err_param(l->e, QL_EFORMAT, "model.merges", "merge %zu: '%.*s' is not in the vocabulary", rank,
-				    (int)(left < 0 ? (a_len < 64 ? a_len : 64) : (b_len < 64 ? b_len : 64)), left < 0 ? a : b);
-	ql_buf_reset(joined);
-	rc = ql_buf_add(joined, a, a_len);
-	if (rc == QL_OK)
-		rc = ql_buf_add(joined, b, b_len);
-	if (rc != QL_OK)
-		return ql_err_set(l->e, rc, "no memory for the merges");
-	id = vocab_id(l, joined->data, joined->len);
-	if (id < 0)
-		return ql_err_param(l->e, QL_EFORMAT, "model.merges", "merge %zu: the merged token is not in the vocabulary", rank);
-	if (l->texts[left].p == NULL || l->texts[right].p == NULL || l->texts[id].p == NULL)
-		return QL_OK;
-	return ql_bpe_merge_add(&l->t->bpe, (uint32_t)left, (uint32_t)right, (uint32_t)rank, (uint32_t)id, true, l->e);
-}
-
-/* "a b", or ["a", "b"]. */
-static int one_merge(struct loader *l, size_t rank, const json_t *v, struct ql_buf *joined)
-{
-	const char *s = json_string_value(v), *space;
-	const json_t *a = json_array_get(v, 0), *b = json_array_get(v, 1);
-
-	if (json_is_string(a) && json_is_string(b) && json_array_size(v) == 2)
-		return add_merge(l, rank, json_string_value(a), json_string_length(a), json_string_value(b), json_string_length(b), joined);
-	space = s == NULL ? NULL : strchr(s, ' ');
-	if (space == NULL || space == s || space[1] == '\0' || strchr(space + 1, ' ') != NULL)
-		return ql_err_param(l->e, QL_EFORMAT, "model.merges", "merge %zu is neither \"a b\" nor [\"a\", \"b\"]", rank);
-	return add_merge(l, rank, s, (size_t)(space - s), space + 1, strlen(space + 1), joined);
-}
-
-static int make_merges(struct loader *l)
-{
-	const json_t *list = json_object_get(l->model, "merges"), *v;
-	struct ql_buf joined = {0};
-	size_t i;
-	int rc;
-
-	if (!json_is_array(list))
-		return ql_err_param(l->e, QL_EFORMAT, "model.merges", "'merges' must be a list");
-	if (json_array_size(list) > QL_MERGES_MAX)
-		return ql_err_param(l->e, QL_ELIMIT, "model.merges", "%zu merges, more than the %d allowed", json_array_size(list),
-				    QL_MERGES_MAX);
-	rc = ql_bpe_merges_reserve(&l->t->bpe, json_array_size(list), l->e);
-	if (rc == QL_OK)
-		json_array_foreach(list, i, v)
-			if ((rc = one_merge(l, i, v, &joined)) != QL_OK)
-				break;
-	ql_buf_free(&joined);
-	return rc;
-}
-
 /* ---- model */
 
-static int must_be_empty(const struct loader *l, const char *key)
+static int must_be_empty(const struct ql_tok_loader *l, const char *key)
 {
 	const char *s = "";
 	int rc = ql_json_get_str(l->model, key, 0, 64, &s, l->e);
@@ -299,7 +147,7 @@ static int must_be_empty(const struct loader *l, const char *key)
 	return *s == '\0' ? QL_OK : ql_err_param(l->e, QL_EUNSUPPORTED, key, "model: '%s' is not supported", key);
 }
 
-static int check_model(struct loader *l)
+static int check_model(struct ql_tok_loader *l)
 {
 	double dropout = 0;
 	int rc;
@@ -321,7 +169,7 @@ static int check_model(struct loader *l)
 	return rc == QL_OK ? must_be_empty(l, "end_of_word_suffix") : rc;
 }
 
-static int model_flags(struct loader *l)
+static int model_flags(struct ql_tok_loader *l)
 {
 	struct ql_bpe *b = &l->t->bpe;
 	const char *unk = NULL;
@@ -335,14 +183,14 @@ static int model_flags(struct loader *l)
 		rc = ql_json_get_str(l->model, "unk_token", 1, QL_TOK_TOKEN_MAX, &unk, l->e);
 	if (rc != QL_OK || unk == NULL)
 		return rc;
-	b->unk = (int32_t)vocab_id(l, unk, strlen(unk));
+	b->unk = (int32_t)ql_tok_json_id(l, unk, strlen(unk));
 	l->t->unk = b->unk;
 	return b->unk >= 0 ? QL_OK : ql_err_param(l->e, QL_EFORMAT, "model.unk_token", "'%.64s' is not in the vocabulary", unk);
 }
 
 /* ---- tokenizer_config.json */
 
-static int config_token(const struct loader *l, const char *key, int32_t *out)
+static int config_token(const struct ql_tok_loader *l, const char *key, int32_t *out)
 {
 	const json_t *v = json_object_get(l->config, key);
 	const char *s = json_string_value(json_is_object(v) ? json_object_get(v, "content") : v);
@@ -358,12 +206,12 @@ static int config_token(const struct loader *l, const char *key, int32_t *out)
 			*out = l->t->added[i].id;
 			return QL_OK;
 		}
-	*out = (int32_t)vocab_id(l, s, strlen(s));
+	*out = (int32_t)ql_tok_json_id(l, s, strlen(s));
 	return *out >= 0 ? QL_OK : ql_err_param(l->e, QL_EFORMAT, key, "%s '%.64s' is not a token", key, s);
 }
 
 /* add_bos_token, add_eos_token: they decide over the post-processor, which is what stands there otherwise. */
-static int config_affix(struct loader *l, const char *key, int32_t id, int32_t *list, size_t *n)
+static int config_affix(struct ql_tok_loader *l, const char *key, int32_t id, int32_t *list, size_t *n)
 {
 	bool add = false;
 	int rc = ql_json_get_bool(l->config, key, &add, l->e);
@@ -377,7 +225,7 @@ static int config_affix(struct loader *l, const char *key, int32_t id, int32_t *
 	return QL_OK;
 }
 
-static int facts(struct loader *l)
+static int facts(struct ql_tok_loader *l)
 {
 	struct ql_tok *t = l->t;
 	int rc = config_token(l, "bos_token", &t->bos);
@@ -401,7 +249,7 @@ static int facts(struct loader *l)
 
 /* ---- the whole */
 
-static int describe(struct loader *l)
+static int describe(struct ql_tok_loader *l)
 {
 	json_t *d = json_pack("{s:O?,s:O?,s:O?}", "normalizer", json_object_get(l->root, "normalizer"), "pre_tokenizer",
 			      json_object_get(l->root, "pre_tokenizer"), "decoder", json_object_get(l->root, "decoder"));
@@ -411,7 +259,7 @@ static int describe(struct loader *l)
 	return l->t->description == NULL ? ql_err_set(l->e, QL_ENOMEM, "no memory for a tokenizer") : QL_OK;
 }
 
-static int components(struct loader *l)
+static int components(struct ql_tok_loader *l)
 {
 	struct ql_tok *t = l->t;
 	int rc = ql_tok_json_normalizer(&t->norm, json_object_get(l->root, "normalizer"), l->e);
@@ -431,7 +279,7 @@ static int components(struct loader *l)
 	return rc;
 }
 
-static int build(struct loader *l, json_t **made)
+static int build(struct ql_tok_loader *l, json_t **made)
 {
 	size_t n;
 	int rc = check_model(l);
@@ -451,9 +299,9 @@ static int build(struct loader *l, json_t **made)
 	if (rc == QL_OK)
 		rc = add_all(l);
 	if (rc == QL_OK)
-		rc = make_texts(l);
+		rc = ql_tok_json_texts(l);
 	if (rc == QL_OK)
-		rc = make_merges(l);
+		rc = ql_tok_json_merges(l);
 	if (rc == QL_OK)
 		rc = facts(l);
 	if (rc == QL_OK)
@@ -464,7 +312,7 @@ static int build(struct loader *l, json_t **made)
 }
 
 /* Not ql_json_parse: real files hold "model_max_length": 1000000000000000019884624838656, more than an integer can. */
-static int parse_config(struct loader *l, const char *text, size_t len)
+static int parse_config(struct ql_tok_loader *l, const char *text, size_t len)
 {
 	json_error_t je;
 
@@ -481,7 +329,7 @@ static int parse_config(struct loader *l, const char *text, size_t len)
 int ql_tok_from_json(struct ql_tok **out, const char *tokenizer_json, size_t len, const char *tokenizer_config_json,
 		     size_t len2, struct ql_err *e)
 {
-	struct loader l = {.e = e};
+	struct ql_tok_loader l = {.e = e};
 	json_t *made = NULL;
 	int rc;
 

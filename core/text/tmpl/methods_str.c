@@ -65,7 +65,7 @@ static int s_title(struct vm *m, struct val self, const struct args *a, struct v
 	int rc = no_args(m, "title", a);
 
 	if (rc == QL_OK)
-		rc = vm_step(m, s->len * 4);
+		rc = vm_step(m, s->len * 16);
 	for (size_t i = 0; i < s->len && rc == QL_OK;) {
 		uint32_t cp, o[3];
 		size_t k = text_cp(s, i, &cp);

@@ -112,7 +112,7 @@ static int split(struct vm *m, struct val self, const struct args *a, bool right
 	if (v[1].kind != V_MISSING)
 		max = v_as_int(v[1]);
 	if (v[0].kind == V_MISSING || v[0].kind == V_NONE) {
-		rc = vm_step(m, self.s->len * 2);
+		rc = vm_step(m, self.s->len * 8);
 		if (rc == QL_OK)
 			rc = right ? rsplit_space(m, self.s, max, l) : split_space(m, self.s, max, l);
 	} else if (v[0].kind != V_STR) {
@@ -275,7 +275,7 @@ static int classify(struct vm *m, struct val self, const struct args *a, bool (*
 		yes = in(cp);
 	}
 	*out = v_bool(yes);
-	return rc != QL_OK ? rc : vm_step(m, s->len * 2);
+	return rc != QL_OK ? rc : vm_step(m, s->len * 8);
 }
 static bool is_letter(uint32_t cp)
 {
@@ -323,7 +323,7 @@ static int cased(struct vm *m, struct val self, const struct args *a, bool upper
 		yes = c != UTF8PROC_CATEGORY_LT && c != (upper ? UTF8PROC_CATEGORY_LL : UTF8PROC_CATEGORY_LU);
 	}
 	*out = v_bool(any && yes);
-	return rc != QL_OK ? rc : vm_step(m, self.s->len * 2);
+	return rc != QL_OK ? rc : vm_step(m, self.s->len * 8);
 }
 static int s_isupper(struct vm *m, struct val s, const struct args *a, struct val *out) { return cased(m, s, a, true, out); }
 static int s_islower(struct vm *m, struct val s, const struct args *a, struct val *out) { return cased(m, s, a, false, out); }

@@ -152,6 +152,9 @@ int str_slice(struct vm *m, struct val *out, struct str *s, int64_t start, int64
 
 		return str_sub(m, out, s, from, str_off(s, (size_t)start + n));
 	}
+	rc = vm_step(m, n * 16); /* character by character */
+	if (rc != QL_OK)
+		return rc;
 	off = NULL;
 	if (str_ncp(s) != s->len) {
 		size_t k = 0;
@@ -168,8 +171,6 @@ int str_slice(struct vm *m, struct val *out, struct str *s, int64_t start, int64
 
 		rc = sb_sub(m, &b, s, off == NULL ? c : off[c], off == NULL ? c + 1 : off[c + 1]);
 	}
-	if (rc == QL_OK)
-		rc = vm_step(m, n * 8);
 	if (rc == QL_OK)
 		rc = sb_end(m, &b, out);
 	if (rc == QL_OK)

@@ -60,7 +60,7 @@ int text_strip(struct vm *m, struct val v, struct val chars, int sides, struct v
 		*out = v;
 		return vm_step(m, 0);
 	}
-	m->steps += (s->len - (end - begin)) / 64;
+	m->steps += (s->len - (end - begin)) / 4;
 	return vm_step(m, 0) != QL_OK ? m->e->code : str_sub(m, out, s, begin, end);
 }
 
@@ -93,7 +93,7 @@ static bool final_sigma(const struct str *s, size_t begin, size_t i, size_t end)
 
 int text_lower_part(struct vm *m, struct sb *b, const struct str *s, size_t begin, size_t end)
 {
-	int rc = vm_step(m, (end - begin) * 4);
+	int rc = vm_step(m, (end - begin) * 16);
 
 	for (size_t i = begin; i < end && rc == QL_OK;) {
 		uint32_t cp, o[3];
@@ -111,7 +111,7 @@ int text_lower_part(struct vm *m, struct sb *b, const struct str *s, size_t begi
 
 int text_upper_part(struct vm *m, struct sb *b, const struct str *s, size_t begin, size_t end)
 {
-	int rc = vm_step(m, (end - begin) * 4);
+	int rc = vm_step(m, (end - begin) * 16);
 
 	for (size_t i = begin; i < end && rc == QL_OK;) {
 		uint32_t cp, o[3];
@@ -265,7 +265,7 @@ int text_splitlines(struct vm *m, struct val v, bool keep, struct list *out)
 {
 	const struct str *s = v.s;
 	size_t from = 0;
-	int rc = vm_step(m, s->len * 2);
+	int rc = vm_step(m, s->len * 8);
 
 	while (rc == QL_OK && from < s->len) {
 		size_t i = from, k = 0;

@@ -200,7 +200,7 @@ static void test_malformed(void **ctx)
 	} cases[] = {
 		{0, 'X', QL_EFORMAT, "not a QNAT"}, {4, 2, QL_EUNSUPPORTED, "version 2"}, {7, 1, QL_EUNSUPPORTED, "version"},
 		{8, 1, QL_EUNSUPPORTED, "flags"}, {12, 9, QL_EFORMAT, "metadata_size"}, {19, 1, QL_EFORMAT, "metadata_size"},
-		{20, 0, QL_EFORMAT, "follow the last"}, {20, 2, QL_EFORMAT, "too short"}, {22, 2, QL_ELIMIT, "tensors"},
+		{20, 0, QL_EFORMAT, "follow the last"}, {20, 3, QL_EFORMAT, "too short"}, {22, 2, QL_ELIMIT, "tensors"},
 		{24, 1, QL_EFORMAT, "reserved"}, {28, 0xff, QL_EFORMAT, "ends inside model_name"},
 		{29, 9, QL_ELIMIT, "model_name"}, {33, 0xff, QL_EFORMAT, "UTF-8"}, {33, 0, QL_EFORMAT, "UTF-8"},
 		{52, 3, QL_EFORMAT, "dtype 3"}, {53, 0, QL_EFORMAT, "name has 0"}, {54, 4, QL_ELIMIT, "name"},

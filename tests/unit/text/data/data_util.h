@@ -36,6 +36,9 @@ static inline void setup(struct fixture *f, const char *template, bool add_bos)
 	mini_add(&f->mini, "<|im_start|>", QL_TOK_CONTROL);
 	mini_add(&f->mini, "<|im_end|>", QL_TOK_CONTROL);
 	mini_add(&f->mini, "<|eos|>", QL_TOK_CONTROL);
+	mini_add(&f->mini, "<|eot_id|>", QL_TOK_CONTROL);
+	mini_add(&f->mini, "<end_of_turn>", QL_TOK_CONTROL);
+	mini_add(&f->mini, "<|user|>", QL_TOK_CONTROL);
 	f->mini.spec.eos = EOS;
 	f->mini.spec.eot = IM_END;
 	if (add_bos) {

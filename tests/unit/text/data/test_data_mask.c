@@ -74,6 +74,46 @@ static void generation(void **state)
 	teardown(&f);
 }
 
+/* The ways of other families: headers with the end token inside the turn, [INST] with EOS, "model" for assistant. */
+static void families(void **state)
+{
+	static const struct {
+		const char *template, *want;
+	} rows[] = {
+		{"{{ bos_token }}{% for m in messages %}{{ '<|h|>' + m['role'] + '<|/h|>\n\n' + m['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+		 "{% if add_generation_prompt %}{{ '<|h|>assistant<|/h|>\n\n' }}{% endif %}",
+		 "<|im_start|><|h|>user<|/h|>\n\na<|eot_id|><|h|>assistant<|/h|>\n\n[b<|eot_id|>]<|h|>user<|/h|>\n\nc<|eot_id|>"
+		 "<|h|>assistant<|/h|>\n\n[d<|eot_id|>]"},
+		{"{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}{% elif m.role == 'assistant' %}"
+		 "{{ ' ' + m.content + eos_token }}{% else %}{{ raise_exception('no') }}{% endif %}{% endfor %}",
+		 "<|im_start|>[INST] a [/INST][ b<|eos|>][INST] c [/INST][ d<|eos|>]"},
+		{"{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' + m.content | trim + "
+		 "'<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}",
+		 "<|im_start|><start_of_turn>user\na<end_of_turn>\n<start_of_turn>model\n[b<end_of_turn>]\n<start_of_turn>user\nc<end_of_turn>\n"
+		 "<start_of_turn>model\n[d<end_of_turn>]\n"},
+		/* the role makes the token: a known role is trusted to */
+		{"{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|im_end|>' }}{% endfor %}"
+		 "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}",
+		 "<|user|>a<|im_end|><|assistant|>[b<|im_end|>]<|user|>c<|im_end|><|assistant|>[d<|im_end|>]"},
+		/* no end token at all: the whole answer */
+		{"{% for m in messages %}{{ m.role ~ ': ' ~ m.content ~ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}",
+		 "user: a\nassistant:[ b\n]user: c\nassistant:[ d\n]"},
+	};
+	json_t *trusted = json_pack("{s:s, s:s}", "bos_token", "<|im_start|>", "eos_token", "<|eos|>");
+	struct fixture f;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+		setup(&f, rows[i].template, true); /* the tokenizer adds a BOS to texts: not a second one here */
+		f.o.trusted = trusted;
+		load_ok(&f, "{\"messages\":[" M("user", "a") "," M("assistant", "b") "," M("user", "c") "," M("assistant", "d") "]}\n");
+		shows(&f, 0, rows[i].want);
+		assert_true(i == 4 || ql_dataset_get(f.d, 0).ids[0] == (i == 3 ? 261 : IM_START));
+		teardown(&f);
+	}
+	json_decref(trusted);
+}
+
 static void texts(void **state)
 {
 	struct fixture f;
@@ -172,7 +212,7 @@ static void train_is_serve(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest t[] = {cmocka_unit_test(chatml), cmocka_unit_test(rewriting), cmocka_unit_test(generation),
+	const struct CMUnitTest t[] = {cmocka_unit_test(chatml), cmocka_unit_test(rewriting), cmocka_unit_test(generation), cmocka_unit_test(families),
 				       cmocka_unit_test(texts), cmocka_unit_test(truncation), cmocka_unit_test(train_is_serve)};
 
 	return cmocka_run_group_tests(t, NULL, NULL);
