@@ -7,7 +7,7 @@
  *
  * control → engine
  *  init       {v:1, base, device:"auto|cpu|cuda[:n]", threads:int (0 = all), cache:"cache", max_batch_rows, kv_tokens:int (0 = auto),
- *              max_context:int (0 = the model's), inter_token_target_ms}      always first
+ *              max_context:int (0 = the model's), inter_token_target_ms, snapshot_seconds}      always first
  *  validate   {job, attempt, training_file:"files/…", validation_file:null|"files/…", recipe}
  *  start      {job, attempt, training_file, validation_file, recipe (all resolved), dir:"jobs/ID", publish:"adapters/ID",
  *              resume:null|"step-N", adapter_from:null|dir (continued training: weights taken over)}

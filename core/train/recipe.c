@@ -171,6 +171,16 @@ int ql_recipe_parse(struct ql_recipe *r, const json_t *o, bool allow_auto, struc
 	return rc;
 }
 
+void ql_recipe_split(struct ql_recipe *r)
+{
+	if (r->micro_batch_size > 0)
+		return;
+	if (r->grad_accum > 0)
+		r->micro_batch_size = (r->batch_size + r->grad_accum - 1) / r->grad_accum;
+	else if (!r->packing)
+		r->micro_batch_size = 1;
+}
+
 double ql_schedule_factor(enum ql_schedule s, uint64_t k, uint64_t T, uint64_t W, double min_ratio)
 {
 	double span, f;

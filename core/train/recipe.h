@@ -36,6 +36,10 @@ struct ql_recipe {
  * allow_auto (then 0).  QL_EINVAL with the key. */
 int ql_recipe_parse(struct ql_recipe *r, const json_t *obj, bool allow_auto, struct ql_err *e);
 
+/* Settles micro_batch_size where only its partners say it: batch_size / gradient_accumulation_steps, or 1 without packing (each
+ * sequence in a pass of its own); 0 stays "as many tokens as fit". */
+void ql_recipe_split(struct ql_recipe *r);
+
 /* Learning-rate factor of the 0-based step k of T with W warm-up steps (transformers optimization.py; numerics.md §6.3). */
 double ql_schedule_factor(enum ql_schedule s, uint64_t k, uint64_t T, uint64_t W, double min_ratio);
 uint64_t ql_recipe_warmup(const struct ql_recipe *r, uint64_t total_steps);

@@ -373,10 +373,13 @@ static int loop(struct run *r, struct ql_train_result *out, struct ql_err *e)
 	return rc;
 }
 
-int ql_train_run(const struct ql_train_job *job, struct ql_train_result *out, struct ql_err *e)
+int ql_train_run(const struct ql_train_job *given, struct ql_train_result *out, struct ql_err *e)
 {
-	struct run r = {.job = job, .m = job->model};
+	struct ql_train_job job = *given;
+	struct run r = {.job = &job, .m = job.model};
 	int rc;
+
+	ql_recipe_split(&job.recipe);
 
 	*out = (struct ql_train_result){0};
 	ql_gate_enter(r.m->gate, QL_GATE_TRAIN);

@@ -33,7 +33,7 @@ static const struct row rows[] = {
 	{"{\"qlora\":{\"min_lr_ratio\":%s}}", "qlora.min_lr_ratio", "-0.01", "0", "1", "1.01", "\"a\""},
 	{"{\"qlora\":{\"warmup_ratio\":%s}}", "qlora.warmup_ratio", "-0.01", "0", "0.5", "0.51", "\"a\""},
 	{"{\"qlora\":{\"warmup_steps\":%s}}", "qlora.warmup_steps", "-1", "0", "1000000", "1000001", "1.5"},
-	{"{\"qlora\":{\"optimizer\":%s}}", "qlora.optimizer", NULL, "\"adamw\"", "\"paged_adamw_8bit\"", "\"sgd\"", "{}"},
+	{"{\"qlora\":{\"optimizer\":%s}}", "qlora.optimizer", NULL, "\"adamw\"", "\"adamw\"", "\"paged_adamw_8bit\"", "{}"},
 	{"{\"qlora\":{\"adam_beta1\":%s}}", "qlora.adam_beta1", "-0.1", "0", "0.99999", "1", "\"a\""},
 	{"{\"qlora\":{\"adam_beta2\":%s}}", "qlora.adam_beta2", "-0.1", "0", "0.99999", "1", "\"a\""},
 	{"{\"qlora\":{\"adam_epsilon\":%s}}", "qlora.adam_epsilon", "1e-13", "1e-12", "1e-3", "1.1e-3", "\"a\""},
