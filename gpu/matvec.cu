@@ -18,6 +18,7 @@
 #define RANK_MAX 256
 #define S_STEP 16 /* ranks of one (row, part) computed side by side */
 #define LUT_BYTES 65536
+#define BLOCKS_PER_SM 2 /* 128 registers a thread: with 80 the compiler serialises look-ups and products, twice as slow */
 
 struct mv_args {
 	struct cu_any w;
@@ -214,11 +215,7 @@ __device__ __forceinline__ void q4_tile(const struct mv_args &a, const struct cu
 {
 	const uint32_t lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3, blocks = a.w.in / 64, step = a.split * 4;
 	const uint64_t b0 = (uint64_t)min(row0 + g, p.out - 1) * blocks, b1 = (uint64_t)min(row0 + g + 8, p.out - 1) * blocks;
-	#ifdef QL_MV_TRY
-	constexpr uint32_t JP = 2;
-#else
 	constexpr uint32_t JP = NT == 1 ? 4 : 2;
-#endif
 	struct q4_chunk cur, next;
 	float acc[NT][4] = {};
 	uint32_t first = share * 4;
@@ -453,13 +450,7 @@ template <int NT> __device__ __forceinline__ void finish(const struct mv_args &a
 	}
 }
 
-template <int KIND, int NT> __global__ void 
-#ifdef QL_MV_TRY
-__launch_bounds__(256, NT == 1 ? 3 : 2)
-#else
-__launch_bounds__(256, 2)
-#endif
- matvec_kernel(const __grid_constant__ struct mv_args a)
+template <int KIND, int NT> __global__ void __launch_bounds__(256, BLOCKS_PER_SM) matvec_kernel(const __grid_constant__ struct mv_args a)
 {
 	extern __shared__ __align__(256) uint8_t lut[]; /* q4 only */
 	__shared__ float map[KIND <= MV_Q4_NESTED_ALIGNED ? 256 : 1];
@@ -516,12 +507,7 @@ cudaError_t cu_matvec_setup(void)
 	return r;
 }
 
-#ifdef QL_MV_TRY
-#define CTAS 3
-#else
-#define CTAS 2
-#endif
-/* warps per tile: the most with which all blocks still run at once, two on a multiprocessor */
+/* warps per tile: the most with which all blocks still run at once, BLOCKS_PER_SM on a multiprocessor */
 static uint32_t split_of(struct ql_device *d, const struct ql_weight *w, int kind, uint32_t s_blocks)
 {
 	const uint32_t tiles = (w->out + 15) / 16;
@@ -529,7 +515,7 @@ static uint32_t split_of(struct ql_device *d, const struct ql_weight *w, int kin
 
 	if (kind > MV_Q4_NESTED_ALIGNED)
 		return WARPS;
-	while (split > 1 && (uint64_t)tiles * split / WARPS + s_blocks > CTAS * (uint64_t)cu_of(d)->sms)
+	while (split > 1 && (uint64_t)tiles * split / WARPS + s_blocks > BLOCKS_PER_SM * (uint64_t)cu_of(d)->sms)
 		split /= 2;
 	return split;
 }

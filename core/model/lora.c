@@ -195,15 +195,19 @@ void ql_lora_free(struct ql_lora_set *s)
 	free(s);
 }
 
-int ql_lora_to_file(const struct ql_lora_set *s, float *host, struct ql_adapter_file *f, struct ql_err *e)
+int ql_lora_download(const struct ql_lora_set *s, float *host, struct ql_err *e)
 {
 	struct ql_model *m = s->model;
 	int rc = m->dev->ops->download(m->dev, m->queue, host, s->params, (size_t)s->n_params * 4, e);
 
-	if (rc == QL_OK)
-		rc = m->dev->ops->sync(m->dev, m->queue, e);
-	if (rc == QL_OK)
-		rc = ql_adapter_file_init(f, &m->arch, s->rank, s->alpha, s->rslora, e);
+	return rc == QL_OK ? m->dev->ops->sync(m->dev, m->queue, e) : rc;
+}
+
+int ql_lora_describe(const struct ql_lora_set *s, const float *host, struct ql_adapter_file *f, struct ql_err *e)
+{
+	const struct ql_model *m = s->model;
+	int rc = ql_adapter_file_init(f, &m->arch, s->rank, s->alpha, s->rslora, e);
+
 	if (rc != QL_OK)
 		return rc;
 	for (uint32_t i = 0; i < m->arch.num_hidden_layers * QL_MODULES; i++)

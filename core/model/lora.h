@@ -43,8 +43,10 @@ int ql_lora_new(struct ql_lora_set **out, struct ql_model *m, const struct ql_lo
 int ql_lora_from_file(struct ql_lora_set **out, struct ql_model *m, const struct ql_adapter_file *f, bool trainable,
 		      struct ql_err *e);
 void ql_lora_free(struct ql_lora_set *s);
-/* Downloads the parameters into host[n_params] and describes them as a PEFT adapter that borrows host. */
-int ql_lora_to_file(const struct ql_lora_set *s, float *host, struct ql_adapter_file *f, struct ql_err *e);
+/* Downloads the parameters into host[n_params] (inside the gate). */
+int ql_lora_download(const struct ql_lora_set *s, float *host, struct ql_err *e);
+/* Describes downloaded parameters as a PEFT adapter that borrows host; no device call. */
+int ql_lora_describe(const struct ql_lora_set *s, const float *host, struct ql_adapter_file *f, struct ql_err *e);
 /* The modules of a layer's group for an op; grads only if the set has them and with_grads. */
 void ql_lora_parts(const struct ql_lora_set *s, uint32_t layer, int group, bool with_grads, struct ql_lora out[QL_PARTS_MAX]);
 /* Puts (or with s == NULL clears) the adapter into a slot of a table over 7·layers sites. */

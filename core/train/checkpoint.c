@@ -22,11 +22,23 @@ void ql_train_state_free(struct ql_train_state *st)
 
 /* ---- writing ----------------------------------------------------------------------------------------------------------- */
 
-static int write_adapter(int dirfd, const struct ql_lora_set *lora, const char *base_name, float *host, struct ql_err *e)
+int ql_snapshot_take(const struct ql_lora_set *lora, const float *exp_avg, const float *exp_avg_sq, struct ql_snapshot *s,
+		     struct ql_err *e)
+{
+	struct ql_device *d = lora->model->dev;
+	size_t bytes = (size_t)lora->n_params * 4;
+	int rc = d->ops->download(d, lora->model->queue, s->exp_avg, exp_avg, bytes, e);
+
+	if (rc == QL_OK)
+		rc = d->ops->download(d, lora->model->queue, s->exp_avg_sq, exp_avg_sq, bytes, e);
+	return rc == QL_OK ? ql_lora_download(lora, s->params, e) : rc; /* syncs all three */
+}
+
+static int write_adapter(int dirfd, const struct ql_lora_set *lora, const char *base_name, const float *params, struct ql_err *e)
 {
 	struct ql_adapter_write_opts o = {.dtype = QL_F32, .base_name = base_name};
 	struct ql_adapter_file f = {0};
-	int rc = ql_lora_to_file(lora, host, &f, e);
+	int rc = ql_lora_describe(lora, params, &f, e);
 
 	if (rc == QL_OK)
 		rc = ql_adapter_write(&f, &lora->model->arch, dirfd, &o, e);
@@ -34,22 +46,16 @@ static int write_adapter(int dirfd, const struct ql_lora_set *lora, const char *
 	return rc;
 }
 
-static int write_moments(int dirfd, const struct ql_lora_set *lora, const float *m, const float *v, float *host, struct ql_err *e)
+static int write_moments(int dirfd, uint64_t n_params, const struct ql_snapshot *snap, struct ql_err *e)
 {
-	struct ql_st_spec specs[2] = {{.name = "exp_avg", .dtype = QL_F32, .n_dims = 1, .shape = {lora->n_params}},
-				      {.name = "exp_avg_sq", .dtype = QL_F32, .n_dims = 1, .shape = {lora->n_params}}};
-	struct ql_device *d = lora->model->dev;
+	struct ql_st_spec specs[2] = {{.name = "exp_avg", .dtype = QL_F32, .n_dims = 1, .shape = {n_params}},
+				      {.name = "exp_avg_sq", .dtype = QL_F32, .n_dims = 1, .shape = {n_params}}};
 	struct ql_st_writer *w = NULL;
-	size_t due, bytes = (size_t)lora->n_params * 4;
+	size_t due;
 	int rc = ql_st_write_begin(&w, dirfd, "optimizer.safetensors", specs, 2, e);
 
-	while (rc == QL_OK && (due = ql_st_write_next(w)) < 2) {
-		rc = d->ops->download(d, lora->model->queue, host, due == 0 ? m : v, bytes, e);
-		if (rc == QL_OK)
-			rc = d->ops->sync(d, lora->model->queue, e);
-		if (rc == QL_OK)
-			rc = ql_st_write_data(w, host, bytes, e);
-	}
+	while (rc == QL_OK && (due = ql_st_write_next(w)) < 2)
+		rc = ql_st_write_data(w, due == 0 ? snap->exp_avg : snap->exp_avg_sq, (size_t)n_params * 4, e);
 	if (rc == QL_OK) {
 		rc = ql_st_write_commit(w, e);
 		w = NULL;
@@ -72,9 +78,8 @@ static int write_state(int dirfd, const struct ql_train_state *st, const json_t 
 	return rc;
 }
 
-int ql_checkpoint_write(int dir, const struct ql_lora_set *lora, const float *exp_avg, const float *exp_avg_sq,
-			const struct ql_train_state *st, const json_t *identity, const char *base_name, float *host,
-			struct ql_manifest *out, struct ql_err *e)
+int ql_checkpoint_write(int dir, const struct ql_lora_set *lora, const struct ql_snapshot *snap, const struct ql_train_state *st,
+			const json_t *identity, const char *base_name, struct ql_manifest *out, struct ql_err *e)
 {
 	static const char *const files[] = {"adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors",
 					    "step_metrics.csv",	   "trainer.json",		NULL};
@@ -88,9 +93,9 @@ int ql_checkpoint_write(int dir, const struct ql_lora_set *lora, const float *ex
 		rc = ql_io_dir_begin(dir, name, &fd, e);
 	if (rc != QL_OK)
 		return rc;
-	rc = write_adapter(fd, lora, base_name, host, e);
+	rc = write_adapter(fd, lora, base_name, snap->params, e);
 	if (rc == QL_OK)
-		rc = write_moments(fd, lora, exp_avg, exp_avg_sq, host, e);
+		rc = write_moments(fd, lora->n_params, snap, e);
 	if (rc == QL_OK)
 		rc = ql_io_replace(fd, "step_metrics.csv", st->csv.len > 0 ? st->csv.data : "", st->csv.len, e);
 	if (rc == QL_OK)

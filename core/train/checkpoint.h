@@ -33,10 +33,15 @@ struct ql_manifest {
 	uint64_t bytes;	 /* of all files */
 };
 
-/* Writes dir/step-<n>.  host: scratch of n_params floats.  exp_avg, exp_avg_sq: device. */
-int ql_checkpoint_write(int dir, const struct ql_lora_set *lora, const float *exp_avg, const float *exp_avg_sq,
-			const struct ql_train_state *st, const json_t *identity, const char *base_name, float *host,
-			struct ql_manifest *out, struct ql_err *e);
+/* What a checkpoint holds of the device, on the host: taken inside the gate, written outside it. */
+struct ql_snapshot {
+	float *params, *exp_avg, *exp_avg_sq; /* [n_params] each, the caller's memory */
+};
+int ql_snapshot_take(const struct ql_lora_set *lora, const float *exp_avg, const float *exp_avg_sq, struct ql_snapshot *s,
+		     struct ql_err *e);
+/* Writes dir/step-<n>; no device call. */
+int ql_checkpoint_write(int dir, const struct ql_lora_set *lora, const struct ql_snapshot *snap, const struct ql_train_state *st,
+			const json_t *identity, const char *base_name, struct ql_manifest *out, struct ql_err *e);
 
 /* Reads dir/name into a new trainable adapter and fresh device moments.  On failure nothing is left to free. */
 int ql_checkpoint_read(int dir, const char *name, struct ql_model *m, const json_t *identity, struct ql_lora_set **lora,

@@ -18,7 +18,8 @@ struct run {
 	struct ql_train_state st;
 	uint64_t total_steps, warmup;
 	uint32_t logging_steps;
-	float *nll, *host;
+	float *nll, *host; /* host: memory of snap */
+	struct ql_snapshot snap;
 	int32_t *argmax;
 	double last_snapshot, seconds_sum;
 	uint64_t steps_timed, last_checkpoint;
@@ -111,9 +112,10 @@ static int set_up(struct run *r, struct ql_err *e)
 						       : (uint32_t)(r->total_steps / 1000 > 0 ? r->total_steps / 1000 : 1);
 	r->nll = malloc((size_t)mem.max_tokens * sizeof *r->nll);
 	r->argmax = malloc((size_t)mem.max_tokens * sizeof *r->argmax);
-	r->host = malloc((size_t)r->lora->n_params * sizeof *r->host);
+	r->host = malloc(3 * (size_t)r->lora->n_params * sizeof *r->host);
 	if (r->nll == NULL || r->argmax == NULL || r->host == NULL)
 		return ql_err_set(e, QL_ENOMEM, "training buffers");
+	r->snap = (struct ql_snapshot){r->host, r->host + r->lora->n_params, r->host + 2 * r->lora->n_params};
 	if (r->st.csv.len == 0 &&
 	    ql_buf_adds(&r->st.csv, "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n") != QL_OK)
 		return ql_err_set(e, QL_ENOMEM, "metrics");
@@ -286,7 +288,12 @@ static int save(struct run *r, bool user, struct ql_err *e)
 	int rc;
 
 	j->events.phase(j->events.ctx, "checkpointing");
-	rc = ql_checkpoint_write(j->dir, r->lora, r->exp_avg, r->exp_avg_sq, &r->st, j->identity, j->base_name, r->host, &m, e);
+	rc = ql_snapshot_take(r->lora, r->exp_avg, r->exp_avg_sq, &r->snap, e);
+	if (rc != QL_OK)
+		return rc;
+	ql_gate_leave(r->m->gate, QL_GATE_TRAIN); /* nobody waits for the disk */
+	rc = ql_checkpoint_write(j->dir, r->lora, &r->snap, &r->st, j->identity, j->base_name, &m, e);
+	ql_gate_enter(r->m->gate, QL_GATE_TRAIN);
 	if (rc != QL_OK)
 		return rc;
 	r->last_snapshot = now_s();

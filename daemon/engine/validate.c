@@ -103,6 +103,7 @@ static int check_files(struct engine *g, const json_t *f, json_t *reply, bool *v
 			longest = (uint32_t)rep->max_tokens;
 		*validation = false;
 	}
+	ql_recipe_split(&r);
 	/* memory is only read here: no turn at the gate is needed */
 	rc = ql_train_plan_memory(g->model, &r, longest, 0, &mem, e);
 	if (rc == QL_OK)

@@ -233,7 +233,8 @@ static void write_grads(struct ql_plan *plan, const struct ql_recipe *r, int dir
 	int sub;
 
 	lora->params = lora->grads; /* the gradients, written as if they were an adapter */
-	check(ql_lora_to_file(lora, host, &f, &e));
+	check(ql_lora_download(lora, host, &e));
+	check(ql_lora_describe(lora, host, &f, &e));
 	check(ql_io_ensure_dir(dir, "grads", &sub, &e));
 	check(ql_adapter_write(&f, &model->arch, sub, &o, &e));
 	lora->params = params;
@@ -258,6 +259,7 @@ static void train(const char *data_path, const char *recipe_path, const char *ou
 	struct ql_memory_plan mem;
 
 	check(ql_recipe_parse(&j.recipe, recipe, false, &e));
+	ql_recipe_split(&j.recipe);
 	o.max_seq_length = j.recipe.max_seq_length;
 	o.completion_only_loss = j.recipe.completion_only_loss;
 	char *copy = strdup(data_path), *slash = strrchr(copy, '/'); /* files are opened beneath a directory */

@@ -1,0 +1,20 @@
+/* priv.h - what the files of libqlora's public face share. */
+#ifndef QL_LIB_PRIV_H
+#define QL_LIB_PRIV_H
+
+#include "core/base/err.h"
+#include "core/base/dtype.h"
+#include "core/quant/q4.h"
+#include "include/qlorad/qlorad.h"
+
+struct qlora_q4 {
+	struct ql_q4 q;
+	uint64_t rows, cols;
+};
+
+/* Copies an error of ours out, when there is one; returns rc. */
+int lib_done(int rc, const struct ql_err *e, struct qlora_error *err);
+enum ql_dtype lib_dtype(enum qlora_type t); /* QL_DTYPE_COUNT if unknown */
+enum qlora_type lib_type(enum ql_dtype t);  /* QLORA_OTHER if it has no number */
+
+#endif
