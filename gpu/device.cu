@@ -32,6 +32,8 @@ int cu_begin(struct ql_device *d, const char *op, struct ql_err *e)
 		return c->dead.code;
 	}
 	c->op = op;
+	if (c->ordinal != 0) /* the current device belongs to the calling thread; 0 is every thread's first */
+		CU_TRY(cudaSetDevice(c->ordinal));
 	return QL_OK;
 }
 
@@ -359,8 +361,7 @@ int cu_sync(struct ql_device *d, struct ql_queue *q, struct ql_err *e)
 {
 	struct cu_dev *c = cu_of(d);
 
-	if (c->dead.code)
-		return cu_begin(d, "sync", e);
+	QL_TRY(cu_begin(d, c->op, e));
 	if (q->capturing)
 		return ql_err_set(e, QL_ESTATE, "sync: not possible while a graph is recorded");
 	return drain(d, q, e); /* the name of the op enqueued last stays: a failure seen here is its, or an earlier op's */
