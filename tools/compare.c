@@ -51,7 +51,7 @@ static int measure(const struct ql_tset *sa, const struct ql_tset *sb, const str
 	uint64_t cols = a->shape[a->n_dims > 0 ? a->n_dims - 1 : 0], piece;
 	int rc = QL_OK;
 
-	piece = cols <= room ? room / cols * cols : room;
+	piece = cols > 0 && cols <= room ? room / cols * cols : room;
 	for (uint64_t i = 0; rc == QL_OK && i < a->n; i += piece) {
 		uint64_t n = a->n - i < piece ? a->n - i : piece;
 
@@ -133,18 +133,10 @@ static int compare_one(const struct ql_tset *sa, const struct ql_tset *sb, const
 static int compare_all(const struct ql_tset *sa, const struct ql_tset *sb, struct totals *t, struct ql_err *e)
 {
 	struct tool_progress p;
-	uint64_t room = PIECE;
-	float *x, *y;
+	const uint64_t room = PIECE; /* whole blocks, and whole rows of every permuted tensor (QL_DIM_MAX) */
+	float *x = malloc(room * sizeof *x), *y = malloc(room * sizeof *y);
 	int rc = QL_OK;
 
-	for (size_t i = 0; i < ql_tset_count(sa); i++) { /* whole rows must fit */
-		const struct ql_tset_tensor *a = ql_tset_at(sa, i);
-		uint64_t cols = a->n_dims > 0 && a->n_dims < 3 ? a->shape[a->n_dims - 1] : 0;
-
-		room = cols > room && cols <= a->n ? cols : room;
-	}
-	x = malloc(room * sizeof *x);
-	y = malloc(room * sizeof *y);
 	if (x == NULL || y == NULL)
 		rc = ql_err_set(e, QL_ENOMEM, "no memory for a piece of a tensor");
 	tool_progress_start(&p);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/io.h"
 #include "core/base/json.h"
 #include "tools/priv.h"
 
@@ -88,7 +89,27 @@ static json_t *gguf_metadata(const struct ql_gguf *g)
 	return all;
 }
 
-static json_t *header(const struct ql_tset *s)
+/* The directory's own JSON: sizes of a model, rank and targets of an adapter. */
+static void add_config(json_t *h, const struct ql_tset *s, const char *path)
+{
+	bool peft = ql_tset_kind(s) == QL_TSET_PEFT;
+	struct ql_buf text = {0};
+	json_t *v = NULL;
+	char file[4096];
+
+	if (!peft && ql_tset_kind(s) != QL_TSET_HF)
+		return;
+	(void)snprintf(file, sizeof file, "%s/%s", path, peft ? "adapter_config.json" : "config.json");
+	if (ql_io_read_file(file, QL_CONFIG_JSON_MAX, &text, NULL) == QL_OK &&
+	    ql_json_parse(text.data, text.len, QL_CONFIG_JSON_MAX, &v, NULL) == QL_OK)
+		(void)json_object_set_new(h, "config", v);
+	else
+		(void)json_object_set_new(h, "warning", json_string(peft ? "adapter_config.json is missing or no JSON"
+									  : "config.json is missing or no JSON"));
+	ql_buf_free(&text);
+}
+
+static json_t *header(const struct ql_tset *s, const char *path)
 {
 	const struct ql_qnat *q = ql_tset_qnat(s);
 	json_t *h = json_object();
@@ -112,6 +133,7 @@ static json_t *header(const struct ql_tset *s)
 		(void)json_object_set_new(h, "weight_files", json_integer((json_int_t)n));
 		if (n == 1 && ql_st_metadata(ql_tset_st(s, 0), "format") != NULL)
 			(void)json_object_set_new(h, "format", json_string(ql_st_metadata(ql_tset_st(s, 0), "format")));
+		add_config(h, s, path);
 	}
 	return h;
 }
@@ -141,7 +163,7 @@ static json_t *tensor(const struct ql_tset_tensor *t)
 static int find_nonfinite(const struct ql_tset *s, const struct ql_tset_tensor *t, uint64_t *at, struct ql_err *e)
 {
 	uint64_t cols = t->n_dims > 0 && t->shape[t->n_dims - 1] > 0 ? t->shape[t->n_dims - 1] : 1;
-	uint64_t piece = cols <= PIECE ? PIECE / cols * cols : t->n_dims < 3 ? cols : PIECE;
+	uint64_t piece = cols <= PIECE ? PIECE / cols * cols : PIECE;
 	float *x = malloc(piece * sizeof *x);
 	int rc = x == NULL ? ql_err_set(e, QL_ENOMEM, "no memory for a piece of a tensor") : QL_OK;
 
@@ -247,7 +269,7 @@ int tool_inspect(int argc, char **argv)
 	}
 	if (values)
 		rc = check_values(s, list, &finite, &e);
-	o = json_pack("{s:o, s:o, s:I, s:I, s:b}", "header", header(s), "tensors", list, "elements", (json_int_t)n, "bytes",
+	o = json_pack("{s:o, s:o, s:I, s:I, s:b}", "header", header(s, argv[1]), "tensors", list, "elements", (json_int_t)n, "bytes",
 		      (json_int_t)bytes, "valid", rc == QL_OK && finite);
 	(void)json_object_set_new(o, "bits_per_weight", json_real(n == 0 ? 0.0 : 8.0 * (double)bytes / (double)n));
 	if (json) {

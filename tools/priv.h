@@ -59,5 +59,6 @@ int tool_stream(struct tool_job *j, const struct ql_tset_tensor *t, enum ql_dtyp
 int tool_write_gguf(struct tool_job *j, struct ql_err *e);
 int tool_write_st(struct tool_job *j, struct ql_err *e);
 int tool_write_qnat(struct tool_job *j, struct ql_err *e);
+int tool_write_dir(struct tool_job *j, struct ql_err *e);
 
 #endif

@@ -18,6 +18,7 @@ static const char help_quantize[] =
 	"  .safetensors  nf4, fp4 in bitsandbytes' layout; int4 the same way, which only qlorad reads; f32, f16, bf16\n"
 	"  .gguf         q4_k_m q5_k_m q6_k q8_0 q4_0 f16 bf16 f32 for whole models: metadata and tokenizer are written, llama.cpp\n"
 	"                loads the file; also q4_1 q5_0 q5_1 q4_k q5_k iq4_nl, from GGUF (metadata kept) or from plain tensors\n"
+	"  NAME/         nf4 or fp4, from a Hugging Face directory: a directory that transformers loads with bitsandbytes\n"
 	"  .qnat         nf4; tensors QNAT cannot hold (norms, embeddings, biases) are left out and counted\n\n"
 	"  --block N            block size of the 4-bit types, 32 … 4096 (64)\n"
 	"  --double-quant on|off  quantise their scales too (on; QNAT keeps the plain scales beside)\n"
@@ -82,26 +83,28 @@ int tool_q4(const struct tool_job *j, const struct ql_tset_tensor *t, struct ql_
 int tool_stream(struct tool_job *j, const struct ql_tset_tensor *t, enum ql_dtype to,
 		int (*sink)(void *ctx, const void *data, size_t len, struct ql_err *e), void *ctx, struct ql_err *e)
 {
-	uint64_t cols = t->n_dims > 0 ? t->shape[t->n_dims - 1] : 1, rows = cols <= PIECE ? PIECE / cols : 1;
+	uint64_t cols = t->n_dims > 0 ? t->shape[t->n_dims - 1] : 1, piece = cols <= PIECE ? PIECE / cols * cols : PIECE;
 	bool same = t->data != NULL && t->dtype == to;
-	float *x = malloc(rows * cols * sizeof *x);
-	uint8_t *out = malloc(rows * cols * sizeof *x); /* no type is wider */
+	float *x = malloc(piece * sizeof *x);
+	uint8_t *out = malloc(piece * sizeof *x); /* no type is wider */
 	int rc = x == NULL || out == NULL ? ql_err_set(e, QL_ENOMEM, "no memory for rows of a tensor") : QL_OK;
 
-	for (uint64_t r = 0; rc == QL_OK && r < t->n / cols; r += rows) {
-		uint64_t k = t->n / cols - r < rows ? t->n / cols - r : rows;
-		size_t bytes = ql_dtype_bytes(to, cols) * k;
+	/* a longer row goes in pieces, which are whole blocks as it is: PIECE is a multiple of every block */
+	for (uint64_t i = 0; rc == QL_OK && i < t->n; i += piece) {
+		uint64_t k = t->n - i < piece ? t->n - i : piece;
 
 		if (same) {
-			rc = sink(ctx, (const uint8_t *)t->data + r * ql_dtype_bytes(to, cols), bytes, e);
+			rc = sink(ctx, (const uint8_t *)t->data + (i == 0 ? 0 : ql_dtype_bytes(to, i)), ql_dtype_bytes(to, k), e);
 		} else {
-			rc = ql_tset_read(j->in, t, r * cols, k * cols, x, e);
+			rc = ql_tset_read(j->in, t, i, k, x, e);
+			if (rc == QL_OK && cols <= PIECE)
+				rc = ql_blk_quantize(to, x, k / cols, cols, NULL, out, j->pool, e);
+			else if (rc == QL_OK)
+				rc = ql_blk_quantize(to, x, 1, k, NULL, out, j->pool, e);
 			if (rc == QL_OK)
-				rc = ql_blk_quantize(to, x, k, cols, NULL, out, j->pool, e);
-			if (rc == QL_OK)
-				rc = sink(ctx, out, bytes, e);
+				rc = sink(ctx, out, ql_dtype_bytes(to, k), e);
 		}
-		tool_step(j, k * cols, t->name);
+		tool_step(j, k, t->name);
 	}
 	free(x);
 	free(out);
@@ -205,12 +208,16 @@ static bool parse(struct tool_job *j, int *argc, char **argv, int *threads)
 
 static int write_to(struct tool_job *j, const char *out, struct ql_err *e)
 {
-	char dir[4096];
-	const char *slash = strrchr(out, '/');
+	char dir[4096], path[4096];
+	bool whole = ends(out, "/");
+	const char *slash;
 	int rc;
 
-	if (strlen(out) >= sizeof dir)
+	if (strlen(out) >= sizeof path)
 		return ql_err_set(e, QL_EINVAL, "the path is too long");
+	(void)snprintf(path, sizeof path, "%.*s", (int)strlen(out) - whole, out);
+	out = path;
+	slash = strrchr(out, '/');
 	(void)snprintf(dir, sizeof dir, "%.*s", slash == NULL ? 1 : (int)(slash - out) + 1, slash == NULL ? "." : out);
 	j->file = slash == NULL ? out : slash + 1;
 	j->dirfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -219,7 +226,7 @@ static int write_to(struct tool_job *j, const char *out, struct ql_err *e)
 	for (size_t i = 0; i < ql_tset_count(j->in); i++)
 		j->total += ql_tset_at(j->in, i)->n;
 	tool_progress_start(&j->progress);
-	rc = ends(out, ".gguf") ? write_gguf(j, e) : ends(out, ".qnat") ? tool_write_qnat(j, e) : tool_write_st(j, e);
+	rc = whole ? tool_write_dir(j, e) : ends(out, ".gguf") ? write_gguf(j, e) : ends(out, ".qnat") ? tool_write_qnat(j, e) : tool_write_st(j, e);
 	tool_progress_end(&j->progress);
 	(void)close(j->dirfd);
 	return rc;
@@ -237,8 +244,10 @@ int tool_write(int argc, char **argv)
 		return (void)fputs(quantize ? help_quantize : help_convert, stdout), TOOL_OK;
 	if (!parse(&j, &argc, argv, &threads))
 		return TOOL_USAGE;
-	if (!ends(argv[2], ".gguf") && !ends(argv[2], ".qnat") && !ends(argv[2], ".safetensors")) {
-		(void)fprintf(stderr, "qlorad %s: %s ends neither in .gguf, .safetensors nor .qnat\n", j.cmd, argv[2]);
+	if (!ends(argv[2], ".gguf") && !ends(argv[2], ".qnat") && !ends(argv[2], ".safetensors") &&
+	    !(quantize && ends(argv[2], "/"))) {
+		(void)fprintf(stderr, "qlorad %s: %s ends neither in .gguf, .safetensors nor .qnat%s\n", j.cmd, argv[2],
+			      quantize ? ", nor in /" : "");
 		return TOOL_USAGE;
 	}
 	j.in_path = argv[1];

@@ -160,7 +160,8 @@ void ql_step_free(struct ql_step *s)
 	if (s == NULL)
 		return;
 	for (uint32_t i = 0; i < s->n_graphs; i++)
-		s->m->dev->ops->graph_free(s->m->dev, s->graphs[i].graph);
+		if (s->graphs[i].graph != NULL)
+			s->m->dev->ops->graph_free(s->m->dev, s->graphs[i].graph);
 	s->m->dev->ops->free(s->m->dev, s->arena);
 	s->m->dev->ops->free(s->m->dev, s->ints);
 	free(s->host);
@@ -294,24 +295,12 @@ static int enqueue(const struct call *c, struct ql_err *e)
 	return rc == QL_OK ? op->linear(m->dev, m->queue, &head, e) : rc;
 }
 
-/* Decode on a device with graphs: the recorded ops, recorded now if this form was not met before. */
-static int replay(struct call *c, struct ql_err *e)
+static int record(struct call *c, struct ql_graph **out, struct ql_err *e)
 {
 	struct ql_step *s = c->s;
 	const struct ql_device_ops *op = s->m->dev->ops;
-	struct graph_key key = {c->in->n_tokens, 256, c->in->any_adapter};
-	int rc;
+	int rc = op->graph_begin(s->m->dev, s->m->queue, e);
 
-	while (key.kv_class < c->kv_len_max)
-		key.kv_class *= 2;
-	for (uint32_t i = 0; i < s->n_graphs; i++)
-		if (s->graphs[i].key.rows == key.rows && s->graphs[i].key.kv_class == key.kv_class &&
-		    s->graphs[i].key.adapters == key.adapters)
-			return op->graph_run(s->m->dev, s->m->queue, s->graphs[i].graph, e);
-	c->kv_len_max = key.kv_class;
-	if (s->n_graphs == sizeof s->graphs / sizeof s->graphs[0])
-		return enqueue(c, e);
-	rc = op->graph_begin(s->m->dev, s->m->queue, e);
 	if (rc != QL_OK)
 		return rc;
 	rc = enqueue(c, e);
@@ -322,11 +311,36 @@ static int replay(struct call *c, struct ql_err *e)
 			op->graph_free(s->m->dev, g);
 		return rc;
 	}
-	rc = op->graph_end(s->m->dev, s->m->queue, &s->graphs[s->n_graphs].graph, e);
-	if (rc != QL_OK)
-		return rc;
-	s->graphs[s->n_graphs].key = key;
-	return op->graph_run(s->m->dev, s->m->queue, s->graphs[s->n_graphs++].graph, e);
+	return op->graph_end(s->m->dev, s->m->queue, out, e);
+}
+
+/* Decode on a device with graphs.  A form met for the first time runs as it is (its ops may still grow their scratch), the second
+ * time it is recorded, from then on replayed. */
+static int replay(struct call *c, struct ql_err *e)
+{
+	struct ql_step *s = c->s;
+	const struct ql_device_ops *op = s->m->dev->ops;
+	struct graph_key key = {c->in->n_tokens, 256, c->in->any_adapter};
+	uint32_t i = 0;
+	int rc;
+
+	while (key.kv_class < c->kv_len_max)
+		key.kv_class *= 2;
+	c->kv_len_max = key.kv_class;
+	while (i < s->n_graphs && (s->graphs[i].key.rows != key.rows || s->graphs[i].key.kv_class != key.kv_class ||
+				   s->graphs[i].key.adapters != key.adapters))
+		i++;
+	if (i == s->n_graphs) {
+		if (s->n_graphs < sizeof s->graphs / sizeof s->graphs[0])
+			s->graphs[s->n_graphs++].key = key;
+		return enqueue(c, e);
+	}
+	if (s->graphs[i].graph == NULL) {
+		rc = record(c, &s->graphs[i].graph, e);
+		if (rc != QL_OK)
+			return rc;
+	}
+	return op->graph_run(s->m->dev, s->m->queue, s->graphs[i].graph, e);
 }
 
 int ql_step_run(struct ql_step *s, const struct ql_step_in *in, float *logits, struct ql_err *e)

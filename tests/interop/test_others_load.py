@@ -46,6 +46,26 @@ def vocabulary():
     return out, {b: i for i, b in reversed(list(enumerate(out)))}
 
 
+@pytest.fixture(scope="module")
+def exported(served, adapter, tmp_path_factory):
+    """exported(which, format, quantization): the directory of that export of "base" or "adapter", made once."""
+    done = {}
+
+    def make(which, fmt, quantization=None):
+        key = (which, fmt, quantization)
+        if key not in done:
+            done[key] = tmp_path_factory.mktemp("exports") / "x"
+            served.export(done[key], adapter if which == "adapter" else BASE, fmt, quantization)
+        return done[key]
+    return make
+
+
+def only(directory):
+    files = list(directory.iterdir())
+    assert len(files) == 1, files
+    return files[0]
+
+
 def prompts(served):
     return [served.json("/tokenize", {"messages": [{"role": "user", "content": p}]})["tokens"] for p in PROMPTS]
 
@@ -97,32 +117,27 @@ def compare(served, model, ids, mine, theirs, margin):
 
 @needs_llamacpp
 @pytest.mark.parametrize("which, quantization, margin", [("adapter", "f32", 0.02), ("adapter", "f16", 0.05), ("base", "f32", 0.02)])
-def test_llamacpp_reads_the_merged_model(served, adapter, answers, tmp_path, which, quantization, margin):
+def test_llamacpp_reads_the_merged_model(served, adapter, exported, answers, tmp_path, which, quantization, margin):
     model = adapter if which == "adapter" else BASE
-    files = list(served.export(tmp_path / "x", model, "gguf", quantization).values())
-    assert len(files) == 1
     ids = prompts(served)
-    compare(served, model, ids, answers[model], generate(tmp_path, ids, files[0]), margin)
+    compare(served, model, ids, answers[model], generate(tmp_path, ids, only(exported(which, "gguf", quantization))), margin)
 
 
 @needs_llamacpp
-def test_llamacpp_puts_the_lora_on_the_exported_base(served, adapter, answers, tmp_path):
-    base = list(served.export(tmp_path / "base", BASE, "gguf", "f32").values())[0]
-    lora = list(served.export(tmp_path / "lora", adapter, "gguf_lora", "f32").values())[0]
+def test_llamacpp_puts_the_lora_on_the_exported_base(served, adapter, exported, answers, tmp_path):
+    base, lora = only(exported("base", "gguf", "f32")), only(exported("adapter", "gguf_lora", "f32"))
     ids = prompts(served)
-    with_lora = generate(tmp_path, ids, base, lora)
-    compare(served, adapter, ids, answers[adapter], with_lora, 0.02)
-    assert with_lora != generate(tmp_path, ids, base)  # the LoRA file does something
+    # the base's own answers are others (fixture answers), so the file does something
+    compare(served, adapter, ids, answers[adapter], generate(tmp_path, ids, base, lora), 0.02)
 
 
-def test_transformers_and_peft_tell_the_same_log_probabilities(served, adapter, tmp_path):
+def test_transformers_and_peft_tell_the_same_log_probabilities(served, adapter, exported):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     peft = pytest.importorskip("peft")
     torch.set_num_threads(2)
-    base = list(served.export(tmp_path / "base", BASE, "gguf", "f32").values())[0]
-    files = served.export(tmp_path / "peft", adapter, "peft")
-    assert {"adapter_config.json", "adapter_model.safetensors"} <= set(files)
+    base, directory = only(exported("base", "gguf", "f32")), exported("adapter", "peft")
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= {f.name for f in directory.iterdir()}
     model = transformers.AutoModelForCausalLM.from_pretrained(str(base.parent), gguf_file=base.name, dtype=torch.float32).eval()
     worst = {}
     ids = [served.json("/tokenize", {"messages": [{"role": "user", "content": p}, {"role": "assistant", "content": "Arr! Paris be a fine port."}],
@@ -137,17 +152,16 @@ def test_transformers_and_peft_tell_the_same_log_probabilities(served, adapter, 
             theirs = z[:-1].gather(1, torch.tensor(seq)[1:, None])[:, 0]
             worst[name] = max(worst.get(name, 0), float((mine - theirs).abs().max()))
     check(BASE, model)
-    check(adapter, peft.PeftModel.from_pretrained(model, str(tmp_path / "peft")).eval())
+    check(adapter, peft.PeftModel.from_pretrained(model, str(directory)).eval())
     print("largest difference of log-probabilities:", worst)
     assert max(worst.values()) <= 1e-3
 
 
-def test_llamacpp_files_carry_the_template_and_types(served, adapter, tmp_path):
+def test_merged_files_carry_the_template_and_types(served, exported):
     gguf = pytest.importorskip("gguf")
     source = gguf.GGUFReader(os.environ["QL_SMOL"])
     for quantization, types in (("f16", {"F32", "F16"}), ("q8_0", {"F32", "Q8_0"})):
-        f = list(served.export(tmp_path / quantization, adapter, "gguf", quantization).values())[0]
-        r = gguf.GGUFReader(f)
+        r = gguf.GGUFReader(only(exported("adapter", "gguf", quantization)))
         assert {t.tensor_type.name for t in r.tensors} == types
         assert {t.name: list(t.shape) for t in r.tensors} == {t.name: list(t.shape) for t in source.tensors}
         for key in ("tokenizer.chat_template", "tokenizer.ggml.pre", "general.architecture"):
