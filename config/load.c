@@ -106,10 +106,10 @@ static int load_file(struct ql_config *c, const char *path, struct ql_err *e)
 	return rc;
 }
 
-/* QLORAD_KEY is the client's token, QLORAD_URL the client's server, QLORAD_CONFIG the file: not settings of serve. */
+/* QLORAD_KEY is the client's token, QLORAD_SERVER the client's server, QLORAD_CONFIG the file: not settings of serve. */
 static bool is_other_variable(const char *name)
 {
-	static const char *const others[] = {"QLORAD_CONFIG", "QLORAD_KEY", "QLORAD_URL", "QLORAD_ENGINE_EXE"};
+	static const char *const others[] = {"QLORAD_CONFIG", "QLORAD_KEY", "QLORAD_SERVER", "QLORAD_ENGINE_EXE"};
 
 	for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
 		if (strcmp(name, others[i]) == 0)

@@ -9,6 +9,9 @@
 #ifdef QL_WITH_CLI
 #include "cli/cli.h"
 #endif
+#ifdef QL_WITH_TOOLS
+#include "tools/tools.h"
+#endif
 
 static int version_main(int argc, char **argv)
 {
@@ -56,6 +59,12 @@ static const struct command {
 	{"models", ql_cli_main, "list the models that can be asked"},
 	{"chat", ql_cli_main, "talk to the base or to an adapter"},
 	{"export", ql_cli_main, "export an adapter or a merged model"},
+#endif
+#ifdef QL_WITH_TOOLS
+	{"inspect", ql_tools_main, "show what a model file holds and whether it is valid"},
+	{"compare", ql_tools_main, "compare the tensors of two model files"},
+	{"quantize", ql_tools_main, "quantise a model file"},
+	{"convert", ql_tools_main, "write a model file in another format"},
 #endif
 	{"version", version_main, "print the version"},
 	{"help", help_main, "print this"},

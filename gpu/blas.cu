@@ -1,6 +1,6 @@
 /* blas.cu - matrix products by cuBLASLt: D = alpha·op(A)·op(B) + beta·C [+ bias], bf16 in, fp32 sums, bf16 or fp32 out.
  *
- * The library is opened with dlopen when a device opens (libcublasLt.so.13, then .12; QLORAD_CUBLASLT names another file), so a
+ * The library is opened with dlopen when a device opens (libcublasLt.so.13, then .12; QL_CUBLASLT names another file), so a
  * binary built with CUDA starts on machines that have neither driver nor toolkit.
  * Determinism: the first algorithm of the heuristic for a shape, chosen once per shape without timing, a fixed workspace per
  * queue, split-K only with an ordered reduction.  The choice depends on the shape, the leading dimensions and the
@@ -52,7 +52,7 @@ struct cu_blas {
 
 int cu_blas_open(struct ql_device *d, struct ql_err *e)
 {
-	const char *own = getenv("QLORAD_CUBLASLT"), *const names[] = {own, "libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"};
+	const char *own = getenv("QL_CUBLASLT"), *const names[] = {own, "libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"};
 	struct cu_blas *b = (struct cu_blas *)calloc(1, sizeof *b);
 	const char *missing = NULL;
 

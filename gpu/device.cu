@@ -175,7 +175,13 @@ int cu_scratch(struct ql_device *d, struct ql_queue *q, size_t bytes, void **out
 
 		if (q->capturing)
 			return ql_err_set(e, QL_ESTATE, "%s: scratch memory cannot grow while a graph is recorded", op);
-		cu_free(d, c->scratch);
+		/* recorded graphs still name the old area: it stays until the last of them is freed */
+		if (c->n_graphs > 0 && c->n_retired == sizeof c->retired / sizeof c->retired[0])
+			return ql_err_set(e, QL_ESTATE, "%s: scratch memory grew too often beside recorded graphs", op);
+		if (c->n_graphs > 0 && c->scratch != NULL)
+			c->retired[c->n_retired++] = c->scratch;
+		else
+			cu_free(d, c->scratch);
 		c->scratch = NULL;
 		c->scratch_cap = 0;
 		QL_TRY(cu_alloc(d, QL_MEM_SCRATCH, cu_align(bytes), &c->scratch, e));
@@ -432,6 +438,7 @@ static int dev_graph_end(struct ql_device *d, struct ql_queue *q, struct ql_grap
 		free(r);
 		return cu_fail(d, err, e);
 	}
+	cu_of(d)->n_graphs++;
 	*out = r;
 	return QL_OK;
 }
@@ -445,11 +452,16 @@ static int dev_graph_run(struct ql_device *d, struct ql_queue *q, struct ql_grap
 
 static void dev_graph_free(struct ql_device *d, struct ql_graph *g)
 {
+	struct cu_dev *c = cu_of(d);
+
 	if (!g)
 		return;
-	if (!cu_of(d)->dead.code)
+	if (!c->dead.code)
 		(void)cudaGraphExecDestroy(g->exec);
 	free(g);
+	if (--c->n_graphs == 0)
+		while (c->n_retired > 0)
+			cu_free(d, c->retired[--c->n_retired]);
 }
 
 /* ---- open and close ---- */

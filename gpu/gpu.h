@@ -81,6 +81,8 @@ struct cu_dev {
 	uint64_t used[QL_MEM_KINDS], peak;
 	void *scratch;
 	size_t scratch_cap;
+	void *retired[32]; /* earlier scratch areas that recorded graphs use */
+	unsigned n_retired, n_graphs;
 	struct ql_queue *scratch_user; /* queue that used the scratch last */
 	cudaEvent_t scratch_ev;
 	void *bulk[2]; /* pinned */
@@ -297,6 +299,9 @@ int cu_flash_fwd(struct ql_device *d, struct ql_queue *q, const struct cu_flash 
 /* ---- device code ------------------------------------------------------------------------------------------------------------ */
 
 #ifdef __CUDACC__
+#ifndef CU_OVERLAP
+#define CU_OVERLAP 0 /* 1: programmatic dependent launch, see cu_launch */
+#endif
 /* Programmatic dependent launch (compute capability 9.0): a kernel launched by cu_launch may start while the one before it in the queue
  * still runs.  It begins with cu_release(), which lets the next one do the same, and calls cu_acquire() before it touches anything
  * but weights: that waits until all earlier work is complete and visible. */
@@ -325,7 +330,9 @@ static inline cudaError_t cu_launch(struct ql_device *d, struct ql_queue *q, voi
 	at.id = cudaLaunchAttributeProgrammaticStreamSerialization;
 	at.val.programmaticStreamSerializationAllowed = 1;
 	c.attrs = &at;
-	c.numAttrs = cu_of(d)->hopper ? 1 : 0;
+	/* Off: over a whole decode step, overlapped launches gave wrong values on an H100 (right when serialised), though each op alone passes
+	 * its tests.  Read-only loads of buffers that an overlapped kernel rewrites are the suspect.  Until that is found, launches are ordered. */
+	c.numAttrs = CU_OVERLAP && cu_of(d)->hopper ? 1 : 0;
 	return cudaLaunchKernelEx(&c, kernel, P(args)...);
 }
 __device__ __forceinline__ float warp_sum(float v)

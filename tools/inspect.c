@@ -269,8 +269,8 @@ int tool_inspect(int argc, char **argv)
 	}
 	if (values)
 		rc = check_values(s, list, &finite, &e);
-	o = json_pack("{s:o, s:o, s:I, s:I, s:b}", "header", header(s, argv[1]), "tensors", list, "elements", (json_int_t)n, "bytes",
-		      (json_int_t)bytes, "valid", rc == QL_OK && finite);
+	o = json_pack("{s:o, s:o, s:I, s:I, s:b}", "header", header(s, argv[1]), "tensors", list, "elements", (json_int_t)n,
+		      "bytes", (json_int_t)bytes, "valid", rc == QL_OK && finite);
 	(void)json_object_set_new(o, "bits_per_weight", json_real(n == 0 ? 0.0 : 8.0 * (double)bytes / (double)n));
 	if (json) {
 		(void)json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));

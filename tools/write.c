@@ -226,7 +226,10 @@ static int write_to(struct tool_job *j, const char *out, struct ql_err *e)
 	for (size_t i = 0; i < ql_tset_count(j->in); i++)
 		j->total += ql_tset_at(j->in, i)->n;
 	tool_progress_start(&j->progress);
-	rc = whole ? tool_write_dir(j, e) : ends(out, ".gguf") ? write_gguf(j, e) : ends(out, ".qnat") ? tool_write_qnat(j, e) : tool_write_st(j, e);
+	rc = whole		  ? tool_write_dir(j, e)
+	     : ends(out, ".gguf") ? write_gguf(j, e)
+	     : ends(out, ".qnat") ? tool_write_qnat(j, e)
+				  : tool_write_st(j, e);
 	tool_progress_end(&j->progress);
 	(void)close(j->dirfd);
 	return rc;

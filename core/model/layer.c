@@ -97,8 +97,8 @@ int ql_layer_forward(struct ql_pass *p, uint32_t l, struct acts *a, struct ql_te
 
 	RUN(op->rmsnorm(m->dev, m->queue, x, w->norm1, m->arch.rms_norm_eps, n1, a->rstd1, e));
 	RUN(linear(p, l, QL_GROUP_QKV, n1, qkv, w->bias_qkv, none, e));
-	RUN(op->rope(m->dev, m->queue, at.q, at.n_head, at.head_dim, p->positions, m->inv_freq, 1, e));
-	RUN(op->rope(m->dev, m->queue, at.k, at.n_kv, at.head_dim, p->positions, m->inv_freq, 1, e));
+	/* q and k lie side by side: one turn for both */
+	RUN(op->rope(m->dev, m->queue, ql_cols(qkv, 0, m->d_q + m->d_kv), at.n_head + at.n_kv, at.head_dim, p->positions, m->inv_freq, 1, e));
 	RUN(op->attention(m->dev, m->queue, &at, e));
 	RUN(linear(p, l, QL_GROUP_O, at.o, x2, NULL, x, e));
 	RUN(ql_pass_slice(p, e));
@@ -149,8 +149,8 @@ int ql_layer_backward(struct ql_pass *p, uint32_t l, struct acts *a, struct ql_e
 	RUN(ql_pass_slice(p, e));
 	RUN(linear_grad(p, l, QL_GROUP_O, dres, rows(p, a->o), d_o, e));
 	RUN(op->attention_grad(m->dev, m->queue, &g, e));
-	RUN(op->rope(m->dev, m->queue, g.dq, g.f.n_head, g.f.head_dim, p->positions, m->inv_freq, -1, e));
-	RUN(op->rope(m->dev, m->queue, g.dk, g.f.n_kv, g.f.head_dim, p->positions, m->inv_freq, -1, e));
+	RUN(op->rope(m->dev, m->queue, ql_cols(dqkv, 0, m->d_q + m->d_kv), g.f.n_head + g.f.n_kv, g.f.head_dim, p->positions, m->inv_freq, -1,
+		     e));
 	/* below the first layer lies only the frozen embedding */
 	RUN(linear_grad(p, l, QL_GROUP_QKV, dqkv, rows(p, a->n1), l > 0 ? dn : none, e));
 	if (l > 0)

@@ -246,10 +246,9 @@ static int layer(const struct call *c, uint32_t l, struct ql_tensor x, struct ql
 
 	if (rc == QL_OK)
 		rc = linear(c, l, QL_GROUP_QKV, n, qkv, w->bias_qkv, NULL, 0, e);
-	if (rc == QL_OK)
-		rc = op->rope(m->dev, m->queue, q, at.n_head, at.head_dim, s->positions, m->inv_freq, 1, e);
-	if (rc == QL_OK)
-		rc = op->rope(m->dev, m->queue, k, at.n_kv, at.head_dim, s->positions, m->inv_freq, 1, e);
+	if (rc == QL_OK) /* q and k lie side by side: one turn for both */
+		rc = op->rope(m->dev, m->queue, ql_cols(qkv, 0, m->d_q + m->d_kv), at.n_head + at.n_kv, at.head_dim, s->positions,
+			      m->inv_freq, 1, e);
 	if (rc == QL_OK)
 		rc = op->kv_write(m->dev, m->queue, k, v, s->slots, at.k_cache, at.v_cache, e);
 	if (rc == QL_OK)
@@ -367,8 +366,8 @@ int ql_step_run(struct ql_step *s, const struct ql_step_in *in, float *logits, s
 		rc = replay(&c, e);
 	else
 		rc = enqueue(&c, e);
-	if (rc == QL_OK && in->logits_count > 0)
-		rc = op->download(s->m->dev, s->m->queue, logits, s->logits.data,
-				  (size_t)in->logits_count * s->m->arch.vocab_size * 4, e);
+	for (uint32_t i = 0; rc == QL_OK && i < in->logits_count; i++) /* rows may be padded on the device */
+		rc = op->download(s->m->dev, s->m->queue, logits + (size_t)i * s->m->arch.vocab_size,
+				  (float *)s->logits.data + (size_t)i * s->logits.ld, (size_t)s->m->arch.vocab_size * 4, e);
 	return rc == QL_OK ? op->sync(s->m->dev, s->m->queue, e) : rc;
 }

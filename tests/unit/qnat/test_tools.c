@@ -1,4 +1,6 @@
 /* test_tools.c - the file tools from the command line on a tiny model: every container to every other, exit statuses. */
+#include <math.h>
+
 #include "core/formats/source.h"
 #include "core/qnat/tset.h"
 #include "tests/unit/formats/tiny.h"
@@ -160,6 +162,64 @@ static void test_directory(void **ctx)
 	scratch_close(&in);
 }
 
+/* A hand-made 4-bit tensor of 64 elements; `state` is its JSON, `absmax` and `map` the counts of floats, `codes` the bytes. */
+static int open_bnb(const char *state, uint64_t codes, uint64_t absmax, uint64_t map, float scale, struct ql_err *e)
+{
+	const struct ql_st_spec specs[] = {
+		{"w", QL_U8, 2, {codes, 1}}, {"w.absmax", QL_F32, 1, {absmax}}, {"w.quant_map", QL_F32, 1, {map}},
+		{"w.quant_state.bitsandbytes__nf4", QL_U8, 1, {strlen(state)}}};
+	static const uint8_t zeros[1024];
+	struct ql_st_writer *w;
+	struct ql_tset *t;
+	char path[128];
+	size_t k;
+	int rc;
+
+	assert_int_equal(ql_st_write_begin(&w, dir.fd, "bnb.safetensors", specs, 4, NULL), QL_OK);
+	while ((k = ql_st_write_next(w)) < 4) {
+		size_t n = k == 0 ? codes : k == 1 ? absmax * 4 : k == 2 ? map * 4 : strlen(state);
+
+		if (k == 1 && absmax > 0) {
+			assert_int_equal(ql_st_write_data(w, &scale, 4, NULL), QL_OK);
+			n -= 4;
+		}
+		if (n > 0)
+			assert_int_equal(ql_st_write_data(w, k == 3 ? (const void *)state : zeros, n, NULL), QL_OK);
+	}
+	assert_int_equal(ql_st_write_commit(w, NULL), QL_OK);
+	(void)snprintf(path, sizeof path, "%s/bnb.safetensors", dir.path);
+	*e = (struct ql_err){0};
+	rc = ql_tset_open(&t, path, false, e);
+	assert_true(rc == QL_OK ? ql_tset_count(t) == 1 : e->message[0] != '\0');
+	ql_tset_close(t);
+	return rc;
+}
+
+static void test_malformed_bnb(void **ctx)
+{
+	static const char good[] = "{\"blocksize\":64,\"shape\":[1,64]}";
+	static const char *const bad[] = {
+		"", "[]", "{", "{\"blocksize\":64}", "{\"shape\":[1,64]}", "{\"blocksize\":0,\"shape\":[1,64]}",
+		"{\"blocksize\":63,\"shape\":[1,64]}", "{\"blocksize\":64,\"shape\":[]}", "{\"blocksize\":64,\"shape\":[1,65]}",
+		"{\"blocksize\":64,\"shape\":[-1,64]}", "{\"blocksize\":64,\"shape\":[\"1\",64]}",
+		"{\"blocksize\":64,\"shape\":[9223372036854775807,9223372036854775807]}",
+		"{\"blocksize\":64,\"nested_blocksize\":256,\"shape\":[1,64]}", "{\"blocksize\":\"64\",\"shape\":[1,64]}",
+		"{\"blocksize\":64,\"nested_offset\":1e99,\"shape\":[1,64]}", "{\"blocksize\":1e3,\"shape\":[1,64]}"};
+	struct ql_err e;
+
+	(void)ctx;
+	assert_int_equal(open_bnb(good, 32, 1, 16, 1.0f, &e), QL_OK);
+	for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+		if (open_bnb(bad[i], 32, 1, 16, 1.0f, &e) == QL_OK)
+			fail_msg("accepted: %s", bad[i]);
+	assert_int_equal(open_bnb(good, 31, 1, 16, 1.0f, &e), QL_EFORMAT);
+	assert_int_equal(open_bnb(good, 32, 2, 16, 1.0f, &e), QL_EFORMAT);
+	assert_int_equal(open_bnb(good, 32, 0, 16, 1.0f, &e), QL_EFORMAT);
+	assert_int_equal(open_bnb(good, 32, 1, 15, 1.0f, &e), QL_EFORMAT);
+	assert_int_equal(open_bnb(good, 32, 1, 16, (float)INFINITY, &e), QL_EFORMAT);
+	assert_non_null(strstr(e.message, "absmax"));
+}
+
 static void test_refusals(void **ctx)
 {
 	(void)ctx;
@@ -199,6 +259,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_qnat_tools, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_gguf, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_directory, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_malformed_bnb, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
