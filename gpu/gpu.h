@@ -299,12 +299,10 @@ int cu_flash_fwd(struct ql_device *d, struct ql_queue *q, const struct cu_flash 
 /* ---- device code ------------------------------------------------------------------------------------------------------------ */
 
 #ifdef __CUDACC__
-#ifndef CU_OVERLAP
-#define CU_OVERLAP 0 /* 1: programmatic dependent launch, see cu_launch */
-#endif
 /* Programmatic dependent launch (compute capability 9.0): a kernel launched by cu_launch may start while the one before it in the queue
  * still runs.  It begins with cu_release(), which lets the next one do the same, and calls cu_acquire() before it touches anything
- * but weights: that waits until all earlier work is complete and visible. */
+ * but weights: that waits until all earlier work is complete and visible.  What earlier work may have written is never read by a
+ * read-only load (__ldg, const __restrict__): such a load can return what L1 kept of the address from before. */
 __device__ __forceinline__ void cu_release(void)
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -330,9 +328,7 @@ static inline cudaError_t cu_launch(struct ql_device *d, struct ql_queue *q, voi
 	at.id = cudaLaunchAttributeProgrammaticStreamSerialization;
 	at.val.programmaticStreamSerializationAllowed = 1;
 	c.attrs = &at;
-	/* Off: over a whole decode step, overlapped launches gave wrong values on an H100 (right when serialised), though each op alone passes
-	 * its tests.  Read-only loads of buffers that an overlapped kernel rewrites are the suspect.  Until that is found, launches are ordered. */
-	c.numAttrs = CU_OVERLAP && cu_of(d)->hopper ? 1 : 0;
+	c.numAttrs = cu_of(d)->hopper ? 1 : 0;
 	return cudaLaunchKernelEx(&c, kernel, P(args)...);
 }
 __device__ __forceinline__ float warp_sum(float v)

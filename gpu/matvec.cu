@@ -11,7 +11,8 @@
  * Adapters: the first blocks of the grid compute S = A·x (fp32) of each row's slot; the others add scale·B·S to their rows once all of
  * those are done (a counter in the queue's work area, back to zero when the launch ends).  Lower block indices start
  * first and never wait, so the wait ends.
- * Weights of the first steps are fetched before the preceding launch has ended (cu_acquire in gpu.h). */
+ * Weights of the first steps are fetched before the preceding launch has ended (cu_acquire in gpu.h).  x is read through L2
+ * (__ldcg): a read-only load may find what an earlier layer left in L1 under the same address. */
 #include "gpu/element.h"
 
 #define WARPS 8
@@ -87,7 +88,7 @@ __device__ void lora_s(const struct mv_args &a, float *red)
 					float f[8], g[8];
 
 					unpack8(__ldg(reinterpret_cast<const uint4 *>(row + i)), f);
-					unpack8(__ldg(reinterpret_cast<const uint4 *>(x + i)), g);
+					unpack8(__ldcg(reinterpret_cast<const uint4 *>(x + i)), g);
 #pragma unroll
 					for (int k = 0; k < 8; k++)
 						s += f[k] * g[k];
@@ -134,8 +135,8 @@ template <int NT> __device__ __forceinline__ void load_x(const struct mv_args &a
 		if (ok && n * 8 + g < a.T) {
 			const uint4 *p = reinterpret_cast<const uint4 *>(a.x + (n * 8 + g) * a.ldx + k);
 
-			lo[n] = __ldg(p);
-			hi[n] = __ldg(p + 1);
+			lo[n] = __ldcg(p);
+			hi[n] = __ldcg(p + 1);
 		}
 	}
 }
@@ -297,7 +298,7 @@ template <int NT> __device__ __forceinline__ void bf16_tile(const struct mv_args
 			const uint32_t k = k0 + j * 32;
 #pragma unroll
 			for (int n = 0; n < NT; n++) {
-				const uint4 h = k < in && n * 8 + g < a.T ? __ldg(reinterpret_cast<const uint4 *>(a.x + (n * 8 + g) * a.ldx + k)) : none;
+				const uint4 h = k < in && n * 8 + g < a.T ? __ldcg(reinterpret_cast<const uint4 *>(a.x + (n * 8 + g) * a.ldx + k)) : none;
 
 				mma16816(acc[n], w0[j].x, w1[j].x, w0[j].y, w1[j].y, h.x, h.y);
 				mma16816(acc[n], w0[j].z, w1[j].z, w0[j].w, w1[j].w, h.z, h.w);
@@ -338,7 +339,7 @@ template <int NT> __device__ __forceinline__ void q8_tile(const struct mv_args &
 				break;
 #pragma unroll
 			for (int n = 0; n < NT; n++) {
-				const uint4 h = n * 8 + g < a.T ? __ldg(reinterpret_cast<const uint4 *>(a.x + (n * 8 + g) * a.ldx + (b0 + j) * 32 + t * 8))
+				const uint4 h = n * 8 + g < a.T ? __ldcg(reinterpret_cast<const uint4 *>(a.x + (n * 8 + g) * a.ldx + (b0 + j) * 32 + t * 8))
 								: make_uint4(0, 0, 0, 0);
 				float tmp[4] = {};
 

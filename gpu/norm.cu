@@ -24,7 +24,7 @@ template <int THREADS> __device__ __forceinline__ float block_sum(float v)
 }
 
 template <bool VEC, int THREADS>
-__global__ void __launch_bounds__(THREADS) norm_fwd(const bf16 *__restrict__ x, size_t ldx, const float *__restrict__ w, float eps, bf16 *y, size_t ldy,
+__global__ void __launch_bounds__(THREADS) norm_fwd(const bf16 *x, size_t ldx, const float *__restrict__ w, float eps, bf16 *y, size_t ldy,
 						    float *rstd, uint32_t n)
 {
 	const bf16 *xr = x + (size_t)blockIdx.x * ldx;
