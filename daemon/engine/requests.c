@@ -69,7 +69,7 @@ static json_t *token_json(const struct engine *g, int32_t token, float logprob)
 	}
 	o = json_pack("{s:o, s:o}", "token", text_json(text.data, text.len), "bytes", list);
 	if (o != NULL)
-		(void)json_object_set_new(o, "logprob", isfinite(logprob) ? json_real((double)logprob) : isnan(logprob) ? json_null() : json_real(-9999.0));
+		(void)json_object_set_new(o, "logprob", json_real(isfinite(logprob) ? (double)logprob : isnan(logprob) ? 0.0 : -9999.0));
 	ql_buf_free(&text);
 	return o;
 }
