@@ -38,8 +38,8 @@ def ours(tmp_path_factory):
     return d
 
 
-@pytest.fixture(scope="module")
-def base(ours):
+@pytest.fixture
+def base(ours):  # a fresh one for each test: PEFT changes the model it is put on
     import torch
     from safetensors.torch import load_file
     from transformers import LlamaConfig, LlamaForCausalLM
