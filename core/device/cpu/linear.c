@@ -250,11 +250,12 @@ static int check(const struct ql_linear *a, struct ql_err *e)
 	return a->table == NULL ? QL_OK : check_table(a, e);
 }
 
-static uint32_t panels_per_item(const struct ql_weight *w, size_t rows)
+/* Panels in one item; a tile's scratch holds QL_NB of them, the matrix-vector path needs none. */
+static uint32_t panels_per_item(const struct ql_weight *w, size_t rows, bool gemv)
 {
 	uint32_t n = w->panel[w->s.n_parts] / 32;
 
-	if (rows <= QL_GEMV_ROWS)
+	if (gemv)
 		return n < 1 ? 1 : n > 8 ? 8 : n;
 	return rows <= QL_MB ? 2 : QL_NB; /* few rows: more, smaller items, for balance */
 }
@@ -276,7 +277,7 @@ int ql_cpu_linear(struct ql_device *d, struct ql_queue *q, const struct ql_linea
 	}
 	j.row_block = ql_cpu_row_block(j.rows);
 	j.n_row_blocks = ql_ceil_div(j.rows, j.row_block);
-	j.panels = panels_per_item(w, j.rows);
+	j.panels = panels_per_item(w, j.rows, j.rows <= QL_GEMV_ROWS && a->n_segs == 0);
 	for (uint32_t p = 0; p < w->s.n_parts; p++)
 		j.first[p + 1] = j.first[p] + (uint32_t)ql_ceil_div(w->panel[p + 1] - w->panel[p], j.panels);
 	j.shared = a->table == NULL ? 0 : j.rows * w->s.n_parts * a->table->r_max * sizeof(float);
