@@ -186,6 +186,10 @@ static void on_done(void *user, const json_t *frame)
 		return;
 	observe(g, QLM_V_E2E, (double)(now_ms(g) - r->start_ms) / 1000.0);
 	observe(g, QLM_V_REQ_PROMPT_TOKENS, (double)json_integer_value(json_object_get(frame, "prompt_tokens")));
+	if (json_is_number(json_object_get(frame, "queue_seconds")))
+		observe(g, QLM_V_QUEUE_TIME, json_number_value(json_object_get(frame, "queue_seconds")));
+	if (json_is_number(json_object_get(frame, "prefill_seconds")))
+		observe(g, QLM_V_PREFILL_TIME, json_number_value(json_object_get(frame, "prefill_seconds")));
 	if (g->first_ms != 0)
 		observe(g, QLM_V_DECODE_TIME, (double)(now_ms(g) - g->first_ms) / 1000.0);
 	for (size_t i = 0; i < g->n_choices; i++)

@@ -28,6 +28,7 @@ struct ql_config {
 	struct ql_strings aliases;    /* other names of the base */
 	int64_t max_running_jobs;
 	int64_t max_batch_rows;
+	int64_t adapter_slots;        /* adapters on the device at once */
 	int64_t kv_tokens;            /* 0 = auto */
 	int64_t max_context;          /* 0 = the model's */
 	double inter_token_target_ms;

@@ -27,6 +27,7 @@ const struct ql_setting ql_settings[] = {
 	{"aliases", LIST, AT(aliases), 0, 16, NULL, NULL, "further names of the base model"},
 	{"max_running_jobs", INT, AT(max_running_jobs), 1, 8, "1", NULL, "jobs that train at the same time"},
 	{"max_batch_rows", INT, AT(max_batch_rows), 1, QL_INFER_ROWS_MAX, "16", NULL, "sequences decoded together"},
+	{"adapter_slots", INT, AT(adapter_slots), 1, QL_ADAPTER_SLOTS_MAX, "32", NULL, "adapters kept on the device"},
 	{"kv_tokens", INT, AT(kv_tokens), 0, 1 << 26, "0", NULL, "tokens in the KV cache; 0: from memory"},
 	{"max_context", INT, AT(max_context), 0, QL_CONTEXT_MAX, "0", NULL, "longest sequence; 0: the model's"},
 	{"inter_token_target_ms", REAL, AT(inter_token_target_ms), 1, 10000, "50", NULL,

@@ -86,52 +86,6 @@ static int f_pong(struct ql_engine *en, const json_t *f, struct ql_err *e)
 	return QL_OK;
 }
 
-/* Totals since the engine's start → totals since control's start. */
-static void take_counter(struct ql_engine *en, const json_t *now, const char *key, enum ql_metric id, const char *labels)
-{
-	double before = json_number_value(json_object_get(json_object_get(en->status, "counters"), key));
-	double v = json_number_value(json_object_get(now, key));
-
-	if (v > 0)
-		ql_metrics_add(en->ctl->metrics, id, labels, v >= before ? v - before : v);
-}
-
-static int f_status(struct ql_engine *en, const json_t *f, struct ql_err *e)
-{
-	static const char *const kinds[] = {"base", "kv", "adapter", "optimizer", "activation", "scratch", "available"};
-	const json_t *memory = json_object_get(f, "memory"), *c = json_object_get(f, "counters");
-	struct ql_metrics *m = en->ctl->metrics;
-	int64_t running = 0, waiting = 0;
-	double kv = 0, tps = 0;
-	char labels[64];
-	int rc;
-
-	if ((rc = ql_json_get_int(f, "running", 0, INT32_MAX, &running, e)) != QL_OK ||
-	    (rc = ql_json_get_int(f, "waiting", 0, INT32_MAX, &waiting, e)) != QL_OK ||
-	    (rc = ql_json_get_num(f, "kv_usage", 0, 1.001, &kv, e)) != QL_OK ||
-	    (rc = ql_json_get_num(f, "tokens_per_second", 0, 1e12, &tps, e)) != QL_OK)
-		return rc;
-	for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
-		const json_t *v = json_object_get(memory, kinds[i]);
-
-		ql_metrics_labels(labels, sizeof labels, "kind", strcmp(kinds[i], "available") == 0 ? "free" : kinds[i], (char *)NULL);
-		if (json_is_number(v))
-			ql_metrics_set(m, QLM_GPU_MEMORY, labels, json_number_value(v));
-	}
-	ql_metrics_set(m, QLM_V_RUNNING, "engine=\"0\"", (double)running);
-	ql_metrics_set(m, QLM_V_WAITING, "engine=\"0\"", (double)waiting);
-	ql_metrics_set(m, QLM_V_KV_USAGE, "engine=\"0\"", kv);
-	take_counter(en, c, "prompt_tokens", QLM_V_PROMPT_TOKENS, "engine=\"0\"");
-	take_counter(en, c, "generation_tokens", QLM_V_GENERATION_TOKENS, "engine=\"0\"");
-	take_counter(en, c, "trained_tokens", QLM_TRAINED_TOKENS, "");
-	take_counter(en, c, "padding_tokens", QLM_PADDING_TOKENS, "");
-	take_counter(en, c, "busy_train_s", QLM_GPU_BUSY, "work=\"train\"");
-	take_counter(en, c, "busy_infer_s", QLM_GPU_BUSY, "work=\"decode\"");
-	json_decref(en->status);
-	en->status = json_copy((json_t *)(uintptr_t)f);
-	return QL_OK;
-}
-
 static int request_id(const json_t *f, int64_t *id, struct ql_err *e)
 {
 	*id = 0;
@@ -288,7 +242,7 @@ static const struct {
 	int room; /* 0 here, 1 jobs, 2 exports */
 } types[] = {
 	{"loading", f_loading, 0}, {"ready", f_ready, 0},	    {"fatal", f_fatal, 0},	   {"pong", f_pong, 0},
-	{"status", f_status, 0},   {"delta", f_delta, 0},	    {"finish", f_finish, 0},	   {"infer_done", f_infer_done, 0},
+	{"status", ql_engine_status_frame, 0},   {"delta", f_delta, 0},	    {"finish", f_finish, 0},	   {"infer_done", f_infer_done, 0},
 	{"infer_error", f_infer_error, 0}, {"infer_result", f_infer_result, 0}, {"validated", NULL, 1}, {"started", NULL, 1},
 	{"step", NULL, 1},	   {"phase", NULL, 1},		    {"checkpoint", NULL, 1},	   {"stopped", NULL, 1},
 	{"done", NULL, 1},	   {"failed", NULL, 1},		    {"export_progress", NULL, 2}, {"export_done", NULL, 2},

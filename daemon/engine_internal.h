@@ -48,6 +48,10 @@ struct ql_engine {
 int ql_engine_send(struct ql_engine *en, json_t *frame, struct ql_err *e);
 /* engine_frames.c: handles one frame; an error ends the engine. */
 int ql_engine_frame(struct ql_engine *en, json_t *frame, struct ql_err *e);
+/* engine_status.c: the status frame. */
+int ql_engine_status_frame(struct ql_engine *en, const json_t *f, struct ql_err *e);
+/* True: the adapter of that name was on a device when the engine last told. */
+bool ql_engine_holds(const struct ql_control *ctl, const char *adapter);
 /* engine_link.c: every open request gets an error. */
 void ql_engine_fail_requests(struct ql_engine *en);
 struct ql_infer *ql_engine_take(struct ql_engine *en, int64_t id); /* unlinks; NULL if unknown */

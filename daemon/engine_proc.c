@@ -309,10 +309,10 @@ static int spawn(struct ql_engine *en, int theirs, struct ql_err *e)
 
 static json_t *init_frame(const struct ql_config *c)
 {
-	return json_pack("{s:s,s:i,s:s,s:s,s:I,s:s,s:I,s:I,s:I,s:f,s:I}", "type", "init", "v", QL_IPC_VERSION, "base", c->base,
+	return json_pack("{s:s,s:i,s:s,s:s,s:I,s:s,s:I,s:I,s:I,s:I,s:f,s:I}", "type", "init", "v", QL_IPC_VERSION, "base", c->base,
 			 "device", c->device, "threads", (json_int_t)c->threads, "cache", "cache", "max_batch_rows",
 			 (json_int_t)c->max_batch_rows, "kv_tokens", (json_int_t)c->kv_tokens, "max_context",
-			 (json_int_t)c->max_context, "inter_token_target_ms", c->inter_token_target_ms, "snapshot_seconds",
+			 (json_int_t)c->max_context, "adapter_slots", (json_int_t)c->adapter_slots, "inter_token_target_ms", c->inter_token_target_ms, "snapshot_seconds",
 			 (json_int_t)c->snapshot_seconds);
 }
 

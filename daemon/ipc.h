@@ -28,7 +28,9 @@
  *  fatal      {code:int, message}             the last frame before exit; exit code 64 = bad configuration, 70 = device, 71 = no device
  *  pong       {n}
  *  status     {memory:{base,kv,adapter,optimizer,activation,scratch,available}, running, waiting, tokens_per_second, kv_usage:0..1,
- *              counters:{prompt_tokens, generation_tokens, trained_tokens, padding_tokens, busy_train_s, busy_infer_s}}  each second
+ *              counters:{prompt_tokens, generation_tokens, cached_tokens, trained_tokens, padding_tokens, busy_train_s, busy_infer_s,
+ *              turn_tokens, adapters_in, adapters_out}, turns:[int × 17], adapters:[{name, running:bool}…], wanted:[name…]}  each second.
+ *              turns: device turns so far with at most 1, 2, 5, 10, … 100,000 tokens, or more; adapters: on the device; wanted: waited for
  *  validated  {job, attempt, ok:bool, code, message, param, faults:[{line, reason}], dataset:{kind, examples, dropped, truncated, tokens,
  *              target_tokens, max_tokens, sha256}, validation:null|{same}, estimate:{memory_bytes}}
  *  started    {job, attempt, step, total_steps, tokens_per_epoch, exact_resume:bool, device, recipe:{micro_batch_size,
@@ -43,7 +45,7 @@
  *  failed     {job, attempt, step, code, message, param}   code as in api.md 5.5
  *  delta      {id, index, text, tokens:int, logprobs:null|[{token, logprob, bytes, top:[{token, logprob, bytes}]}]}  text: whole characters
  *  finish     {id, index, reason:"stop|length"}              one for each choice
- *  infer_done {id, prompt_tokens, completion_tokens, cached_tokens, ignored?}   closes the request
+ *  infer_done {id, prompt_tokens, completion_tokens, cached_tokens, queue_seconds?, prefill_seconds?, ignored?}   closes the request
  *  infer_error {id, code (enum ql_code), error_code (api.md §3 word), param, message}   closes the request
  *  infer_result {id, result:{…}}               answers tokenize, detokenize, template; closes the request
  *  export_progress {id, progress}

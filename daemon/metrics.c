@@ -196,6 +196,19 @@ void ql_metrics_observe(struct ql_metrics *m, enum ql_metric id, const char *lab
 	s->value += v;
 }
 
+void ql_metrics_merge(struct ql_metrics *m, enum ql_metric id, const char *labels, const uint64_t *counts, size_t n, double sum)
+{
+	struct series *s;
+
+	if (families[id].kind != HISTOGRAM || n != n_buckets(&families[id]) || (s = get(m, id, labels)) == NULL)
+		return;
+	for (size_t i = 0; i < n; i++) {
+		s->count += counts[i];
+		s->buckets[i] += counts[i];
+	}
+	s->value += isfinite(sum) ? sum : 0;
+}
+
 void ql_metrics_drop(struct ql_metrics *m, enum ql_metric id, const char *labels)
 {
 	for (struct series **p = &m->first[id]; *p != NULL;) {

@@ -34,6 +34,8 @@ void ql_metrics_free(struct ql_metrics *m);
 void ql_metrics_add(struct ql_metrics *m, enum ql_metric id, const char *labels, double v);
 void ql_metrics_set(struct ql_metrics *m, enum ql_metric id, const char *labels, double v);
 void ql_metrics_observe(struct ql_metrics *m, enum ql_metric id, const char *labels, double v);
+/* histograms: adds counts taken elsewhere, one for each of the family's buckets (else nothing happens), and the sum of their values */
+void ql_metrics_merge(struct ql_metrics *m, enum ql_metric id, const char *labels, const uint64_t *counts, size_t n, double sum);
 void ql_metrics_drop(struct ql_metrics *m, enum ql_metric id, const char *labels); /* NULL: all series of the family */
 double ql_metrics_value(const struct ql_metrics *m, enum ql_metric id, const char *labels); /* 0 if absent; histograms: count */
 /* snprintf-like helper: name=value pairs, NULL-terminated, escaped, into out. */

@@ -292,7 +292,8 @@ int ql_adapter_list(struct ql_control *ctl, const struct ql_who *who, json_t **o
 		(void)json_array_append_new(
 			data, json_pack("{s:s,s:s,s:I,s:f,s:I,s:s,s:b,s:s,s:s,s:I}", "id", ql_store_text(q, 0), "object", "adapter", "rank",
 					(json_int_t)sqlite3_column_int64(q, 3), "alpha", sqlite3_column_double(q, 4), "bytes",
-					(json_int_t)sqlite3_column_int64(q, 2), "tier", "disk", "pinned", 0, "source",
+					(json_int_t)sqlite3_column_int64(q, 2), "tier", ql_engine_holds(ctl, ql_store_text(q, 0)) ? "device" : "disk",
+					"pinned", 0, "source",
 					strcmp(ql_store_text(q, 5), "jobs/") == 0 ? "checkpoint" : "fine-tune", "parent", ctl->base_name, "created",
 					(json_int_t)sqlite3_column_int64(q, 1)));
 	ql_store_done(q);

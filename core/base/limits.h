@@ -38,6 +38,7 @@
 #define QL_FILES_MAX 10000
 #define QL_INFER_WAITING_MAX 256
 #define QL_INFER_ROWS_MAX 64
+#define QL_ADAPTER_SLOTS_MAX 1024 /* adapters on the device */
 #define QL_INFER_N_MAX 16
 #define QL_INFER_STOPS_MAX 4
 #define QL_INFER_STOP_BYTES_MAX 256

@@ -10,7 +10,7 @@ struct ql_adapters {
 	struct ql_lora_table *table;
 	struct ql_adapter *slots; /* [n]; lora NULL = empty */
 	uint32_t n, max_rank[QL_GROUPS];
-	uint64_t clock;
+	uint64_t clock, moved_in, moved_out;
 	ql_adapter_open open_dir;
 	void *open_ctx;
 };
@@ -49,6 +49,7 @@ static void empty(struct ql_adapters *a, struct ql_adapter *x)
 	(void)ql_lora_to_table(NULL, a->m, a->table, (uint32_t)slot, NULL);
 	ql_lora_free(x->lora);
 	*x = (struct ql_adapter){.slot = slot};
+	a->moved_out++;
 }
 
 void ql_adapters_free(struct ql_adapters *a)
@@ -90,6 +91,7 @@ static int load(struct ql_adapters *a, const struct ql_adapter_ref *ref, struct 
 	x->ref = *ref;
 	x->lora = lora;
 	x->dropped = false;
+	a->moved_in++;
 	return QL_OK;
 }
 
@@ -143,4 +145,22 @@ void ql_adapters_drop(struct ql_adapters *a, const char *name)
 		else
 			x->dropped = true;
 	}
+}
+
+void ql_adapters_moves(const struct ql_adapters *a, uint64_t *in, uint64_t *out)
+{
+	*in = a->moved_in;
+	*out = a->moved_out;
+}
+
+uint32_t ql_adapters_names(const struct ql_adapters *a, char (*names)[256], uint32_t *users, uint32_t max)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < a->n && n < max; i++)
+		if (a->slots[i].lora != NULL && !a->slots[i].dropped) {
+			users[n] = a->slots[i].users;
+			memcpy(names[n++], a->slots[i].ref.name, sizeof names[0]);
+		}
+	return n;
 }

@@ -24,5 +24,9 @@ struct ql_lora_table *ql_adapters_table(struct ql_adapters *a);
 int ql_adapters_use(struct ql_adapters *a, const struct ql_adapter_ref *ref, struct ql_adapter **out, struct ql_err *e);
 void ql_adapters_leave(struct ql_adapters *a, struct ql_adapter *x);
 void ql_adapters_drop(struct ql_adapters *a, const char *name);
+/* Adapters loaded and put out so far. */
+void ql_adapters_moves(const struct ql_adapters *a, uint64_t *in, uint64_t *out);
+/* Those on the device: names into names[max], users into users[max]; returns how many. */
+uint32_t ql_adapters_names(const struct ql_adapters *a, char (*names)[256], uint32_t *users, uint32_t max);
 
 #endif

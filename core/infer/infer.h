@@ -32,12 +32,18 @@ struct ql_token_info {
 	uint32_t n_top;
 };
 
+/* What a request used.  The times are of its first row: from submit to admission, and from there to the end of its prompt. */
+struct ql_infer_usage {
+	uint64_t prompt_tokens, completion_tokens, cached_tokens;
+	double queue_s, prefill_s;
+};
+
 struct ql_infer_events {
 	/* New text of a choice (whole characters, maybe empty) and the tokens behind it. */
 	void (*delta)(void *ctx, uint32_t choice, const char *text, size_t len, const struct ql_token_info *tokens, uint32_t n_tokens);
 	void (*finish)(void *ctx, uint32_t choice, enum ql_finish reason);
 	/* Exactly one of these ends the request; ctx is not used afterwards. */
-	void (*done)(void *ctx, uint64_t prompt_tokens, uint64_t completion_tokens, uint64_t cached_tokens);
+	void (*done)(void *ctx, const struct ql_infer_usage *u);
 	void (*error)(void *ctx, const struct ql_err *e);
 };
 
@@ -65,9 +71,14 @@ struct ql_infer_request {
 	void *ctx;
 };
 
+/* Turns (a prompt chunk or a decode step) by their number of tokens: at most 1, 2, 5, 10, … 100,000, or more. */
+#define QL_INFER_TURN_BUCKETS 17
+
 struct ql_infer_stats {
 	uint32_t running, waiting, blocks_held, blocks;
 	uint64_t prompt_tokens, generated_tokens, cached_tokens;
+	uint64_t turns[QL_INFER_TURN_BUCKETS], turn_tokens;
+	uint64_t adapters_in, adapters_out; /* loaded to the device, put out to make room or dropped */
 };
 
 /* Opens an adapter directory by its reference: returns a descriptor or a code. */
@@ -84,6 +95,10 @@ void ql_infer_drop_adapter(struct ql_infer *f, const char *name);
 int ql_infer_run(struct ql_infer *f, struct ql_err *e);
 void ql_infer_stop(struct ql_infer *f);
 void ql_infer_stats(struct ql_infer *f, struct ql_infer_stats *out);
+/* Adapters on the device, as of the last turn: names into names[max], the number of their running requests into users[max]; returns how many. */
+uint32_t ql_infer_resident(struct ql_infer *f, char (*names)[256], uint32_t *users, uint32_t max);
+/* Adapters of requests that wait (each once): names into names[max]; returns how many. */
+uint32_t ql_infer_wanted(struct ql_infer *f, char (*names)[256], uint32_t max);
 uint32_t ql_infer_context(const struct ql_infer *f);
 
 #endif

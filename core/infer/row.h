@@ -34,8 +34,10 @@ struct request {
 	int32_t *stop_tokens;
 	char **stops;
 	struct row *rows; /* [n] */
-	uint32_t n_ended, n_admitted;
+	uint32_t n_ended;
+	_Atomic uint32_t n_admitted; /* read by other threads, for the figures */
 	uint64_t completion_tokens, cached_tokens;
+	double t_submit, t_admit, t_prompt; /* seconds: came, admitted, prompt done */
 	_Atomic bool cancelled;
 };
 

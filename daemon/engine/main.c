@@ -38,7 +38,7 @@ static int read_init(struct engine *g, const json_t *f, struct ql_err *e)
 	if (rc == QL_OK)
 		rc = ql_json_get_int(f, "max_context", 0, QL_CONTEXT_MAX, &context, e);
 	if (rc == QL_OK)
-		rc = ql_json_get_int(f, "adapter_slots", 1, 1024, &slots, e);
+		rc = ql_json_get_int(f, "adapter_slots", 1, QL_ADAPTER_SLOTS_MAX, &slots, e);
 	if (rc == QL_OK)
 		rc = ql_json_get_num(f, "inter_token_target_ms", 0, 60000, &g->token_target_ms, e);
 	if (rc == QL_OK)
@@ -98,22 +98,47 @@ static void send_ready(struct engine *g)
 			      QL_VERSION, "memory", memory_json(g)));
 }
 
+/* [{name, running: bool}…] on the device, and the names that wait. */
+static void adapters_json(struct engine *g, json_t **resident, json_t **wanted)
+{
+	char(*names)[256] = calloc(QL_ADAPTER_SLOTS_MAX, sizeof *names);
+	uint32_t *users = calloc(QL_ADAPTER_SLOTS_MAX, sizeof *users), n;
+
+	*resident = json_array();
+	*wanted = json_array();
+	if (names != NULL && users != NULL) {
+		n = ql_infer_resident(g->infer, names, users, QL_ADAPTER_SLOTS_MAX);
+		for (uint32_t i = 0; i < n; i++)
+			(void)json_array_append_new(*resident, json_pack("{s:s, s:b}", "name", names[i], "running", users[i] > 0));
+		n = ql_infer_wanted(g->infer, names, QL_ADAPTER_SLOTS_MAX);
+		for (uint32_t i = 0; i < n; i++)
+			(void)json_array_append_new(*wanted, json_string(names[i]));
+	}
+	free(names);
+	free(users);
+}
+
 static void send_status(struct engine *g)
 {
 	struct ql_infer_stats s;
 	double train_s, infer_s, now = engine_now(), dt = now - g->last_status;
-	json_t *c;
+	json_t *c, *turns = json_array(), *resident, *wanted;
 
 	ql_infer_stats(g->infer, &s);
 	ql_gate_busy(g->model->gate, &train_s, &infer_s);
-	c = json_pack("{s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "prompt_tokens", (json_int_t)s.prompt_tokens, "generation_tokens",
-		      (json_int_t)s.generated_tokens, "cached_tokens", (json_int_t)s.cached_tokens, "trained_tokens",
-		      (json_int_t)g->trained_tokens, "padding_tokens", (json_int_t)0, "busy_train_s", train_s, "busy_infer_s",
-		      infer_s);
-	engine_send(json_pack("{s:s, s:o, s:i, s:i, s:f, s:f, s:o}", "type", "status", "memory", memory_json(g), "running",
-			      (int)s.running, "waiting", (int)s.waiting, "tokens_per_second",
+	for (int i = 0; i < QL_INFER_TURN_BUCKETS; i++)
+		(void)json_array_append_new(turns, json_integer((json_int_t)s.turns[i]));
+	adapters_json(g, &resident, &wanted);
+	c = json_pack("{s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:I, s:I}", "prompt_tokens", (json_int_t)s.prompt_tokens,
+		      "generation_tokens", (json_int_t)s.generated_tokens, "cached_tokens", (json_int_t)s.cached_tokens,
+		      "trained_tokens", (json_int_t)g->trained_tokens, "padding_tokens", (json_int_t)0, "busy_train_s", train_s,
+		      "busy_infer_s", infer_s, "turn_tokens", (json_int_t)s.turn_tokens, "adapters_in", (json_int_t)s.adapters_in,
+		      "adapters_out", (json_int_t)s.adapters_out);
+	engine_send(json_pack("{s:s, s:o, s:i, s:i, s:f, s:f, s:o, s:o, s:o, s:o, s:i}", "type", "status", "memory", memory_json(g),
+			      "running", (int)s.running, "waiting", (int)s.waiting, "tokens_per_second",
 			      dt > 0 ? (double)(s.generated_tokens - g->last_generated) / dt : 0.0, "kv_usage",
-			      s.blocks > 0 ? (double)s.blocks_held / s.blocks : 0.0, "counters", c));
+			      s.blocks > 0 ? (double)s.blocks_held / s.blocks : 0.0, "counters", c, "turns", turns, "adapters", resident,
+			      "wanted", wanted, "max_adapters", (int)g->infer_opts.adapter_slots));
 	g->last_status = now;
 	g->last_generated = s.generated_tokens;
 }

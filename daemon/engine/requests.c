@@ -24,7 +24,7 @@ struct group { /* one frame */
 	uint32_t n_prompts, n_choices;
 	_Atomic uint32_t open; /* prompts not ended, plus one while submitting */
 	_Atomic bool failed;
-	uint64_t prompt_tokens, completion_tokens, cached_tokens; /* scheduler's thread, or before any is submitted */
+	struct ql_infer_usage used; /* tokens: sums; times: the longest.  Scheduler's thread, or before any is submitted */
 };
 
 struct prompt_ctx {
@@ -116,19 +116,23 @@ static void leave_group(struct group *q)
 	if (--q->open > 0)
 		return;
 	if (!q->failed)
-		engine_send(json_pack("{s:s, s:I, s:I, s:I, s:I}", "type", "infer_done", "id", (json_int_t)q->id, "prompt_tokens",
-				      (json_int_t)q->prompt_tokens, "completion_tokens", (json_int_t)q->completion_tokens,
-				      "cached_tokens", (json_int_t)q->cached_tokens));
+		engine_send(json_pack("{s:s, s:I, s:I, s:I, s:I, s:f, s:f}", "type", "infer_done", "id", (json_int_t)q->id,
+				      "prompt_tokens", (json_int_t)q->used.prompt_tokens, "completion_tokens",
+				      (json_int_t)q->used.completion_tokens, "cached_tokens", (json_int_t)q->used.cached_tokens,
+				      "queue_seconds", q->used.queue_s, "prefill_seconds", q->used.prefill_s));
 	free(q);
 }
 
-static void on_done(void *ctx, uint64_t prompt_tokens, uint64_t completion_tokens, uint64_t cached_tokens)
+static void on_done(void *ctx, const struct ql_infer_usage *u)
 {
 	struct prompt_ctx *p = ctx;
+	struct ql_infer_usage *sum = &p->group->used;
 
-	p->group->prompt_tokens += prompt_tokens;
-	p->group->completion_tokens += completion_tokens;
-	p->group->cached_tokens += cached_tokens;
+	sum->prompt_tokens += u->prompt_tokens;
+	sum->completion_tokens += u->completion_tokens;
+	sum->cached_tokens += u->cached_tokens;
+	sum->queue_s = u->queue_s > sum->queue_s ? u->queue_s : sum->queue_s;
+	sum->prefill_s = u->prefill_s > sum->prefill_s ? u->prefill_s : sum->prefill_s;
 	leave_group(p->group);
 	free(p);
 }

@@ -177,6 +177,21 @@ def test_queue_and_cancel(daemon):
     assert done[2]["status"] == "cancelled" and len({digest(daemon, ids[i]) for i in (0, 1, 3)}) == 3
 
 
+def test_two_jobs_at_once_same_bits(tmp_path, model, reference):
+    """A job's numbers do not depend on what runs beside it; both live through the engine's death."""
+    d = Daemon(tmp_path, ["--device", "cpu", "--threads", "2", "--model-name", "tiny", "--max-running-jobs", "2"], base=model, real=True).start()
+    one, two = submit(d), submit(d, seed=6)
+    d.until(lambda: step_of(d, one) >= 2 and step_of(d, two) >= 2, 60, "both running")
+    assert {job(d, i)["status"] for i in (one, two)} == {"running"}
+    os.kill(engine_pid(d), signal.SIGKILL)
+    finish(d, one)
+    finish(d, two)
+    assert digest(d, one) == reference[0] != digest(d, two)
+    for i in (one, two):
+        assert metric_steps(d, i) == list(range(1, STEPS + 1))
+    assert d.stop() == 0
+
+
 def ask(d, model, text, **kw):
     r = d.post("/v1/chat/completions", {"model": model, "messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 16, **kw},
                timeout=120)
@@ -197,6 +212,13 @@ def test_serving_many_adapters_while_training(daemon):
     for i, text in got:
         assert text[:1] == alone[["tiny", a, b][i % 3]][:1]
     assert job(daemon, running)["status"] in ("running", "succeeded")
+    tiers = lambda: {x["id"]: x["tier"] for x in daemon.get("/v1/adapters").json["data"]}
+    daemon.until(lambda: tiers()[a] == tiers()[b] == "device", 10, "the engine's word on its adapters")
+    text = daemon.get("/metrics").body.decode()
+    for name in ("request_queue_time_seconds", "request_prefill_time_seconds", "iteration_tokens_total"):
+        assert daemon.metric(f"vllm:{name}_count", 'model_name="tiny"') >= 24, name
+    assert daemon.metric("vllm:prefix_cache_queries_total", 'model_name="tiny"') > 0
+    assert daemon.metric("qlorad_adapters_resident", 'tier="device"') == 2 and 'max_lora="32"' in text
     # a checkpoint can be asked, and trained further
     page = daemon.get(f"/v1/fine_tuning/jobs/{running}/checkpoints?limit=2").json
     assert ask(daemon, page["data"][-1]["fine_tuned_model_checkpoint"], "say abc") is not None

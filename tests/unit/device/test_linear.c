@@ -131,6 +131,24 @@ static void test_segs(void **state)
 			}
 }
 
+/* One to five rows at the width of a real model's feed-forward part: the small-batch panels and their scratch are sized there. */
+static void test_segs_few_rows_wide(void **state)
+{
+	static const uint32_t ranks[][QL_PARTS_MAX] = {{16, 0, 0}, {8, 0, 0}, {64, 0, 0}};
+
+	(void)state;
+	for (size_t r = 0; r < 3; r++)
+		for (uint32_t t = 1; t <= 5; t++) {
+			struct shape s = {576, 1, {8192, 0, 0}};
+
+			dt_seed(400 + r * 10 + t);
+			with_segs(t, &s, ranks[r], 0.0f, 1);
+			if (t > 1)
+				with_segs(t, &s, ranks[r], 0.0f, 2);
+			dt_each(NULL);
+		}
+}
+
 static void test_table(void **state)
 {
 	static const uint32_t T[] = {1, 2, 4, 7, 16, 33};
@@ -248,6 +266,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_teardown(test_stores, dt_each),     cmocka_unit_test_teardown(test_odd, dt_each),
 		cmocka_unit_test_teardown(test_segs, dt_each),	     cmocka_unit_test_teardown(test_table, dt_each),
+		cmocka_unit_test_teardown(test_segs_few_rows_wide, dt_each),
 		cmocka_unit_test_teardown(test_neighbours, dt_each), cmocka_unit_test_teardown(test_refusals, dt_each),
 	};
 
