@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """One whole job through HTTP on a GPU host, with what is in this repository and Python alone:
 
-  tests/gpu_job.py QLORAD [CUDA_DEVICE]      e.g.  tests/gpu_job.py build/qlorad cuda
+  tests/gpu_job.py QLORAD [CUDA_DEVICE [BASE TRAIN.jsonl]]      e.g.  tests/gpu_job.py build/qlorad cuda
 
-Makes a small Llama (head size 64), trains it through the API on the GPU and on the CPU backend with the same batches, compares the
+Makes a small Llama (head size 64), or takes the base and the data given (a GGUF file or a directory), trains it through the API on the GPU and on the CPU backend with the same batches, compares the
 losses, chats while training, kills the engine and resumes to the same bits, exports.  Prints one line for each; exit status 0 if all hold.
 """
 import hashlib
@@ -24,7 +24,11 @@ import tiny_model
 EXE, DEVICE = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "cuda"
 STEPS = 50
 top = pathlib.Path(tempfile.mkdtemp())
-base = tiny_model.write(top / "small-llama", layers=4, hidden=256, inner=512, heads=4, kv=2)
+if len(sys.argv) > 4:
+    base, data, hyper = sys.argv[3], pathlib.Path(sys.argv[4]).read_bytes(), {"rank": 16, "learning_rate": 3e-4}
+else:
+    base = tiny_model.write(top / "small-llama", layers=4, hidden=256, inner=512, heads=4, kv=2)
+    data, hyper = tiny_model.chat_lines(120), {"rank": 8, "learning_rate": 0.002}
 
 
 class Server:
@@ -73,9 +77,9 @@ class Server:
 
     def submit(self, steps=STEPS):
         return json.loads(self.call("POST", "/v1/fine_tuning/jobs", {
-            "model": "small", "training_file": self.upload(tiny_model.chat_lines(120)), "seed": 5, "suffix": "g",
+            "model": "small", "training_file": self.upload(data), "seed": 5, "suffix": "g",
             "method": {"type": "supervised", "supervised": {"hyperparameters": {"batch_size": 8}}},
-            "qlora": {"rank": 8, "max_steps": steps, "learning_rate": 0.002, "save_steps": 10, "save_total_limit": 100}}))["id"]
+            "qlora": {**hyper, "max_steps": steps, "save_steps": 10, "save_total_limit": 100}}))["id"]
 
     def job(self, jid):
         return json.loads(self.get(f"/v1/fine_tuning/jobs/{jid}"))
@@ -118,6 +122,10 @@ class Server:
             raise SystemExit("bad end")
 
 
+def spent(what):
+    print(f"      {what}: {time.time() - t:.1f} s", flush=True)
+
+
 def check(name, ok, detail=""):
     print(("ok    " if ok else "FAIL  ") + name, detail, flush=True)
     return ok
@@ -142,12 +150,16 @@ th.start()
 rg = g.finish(jg)
 th.join()
 good &= check("trained on the GPU while chatting", seen["n"] > 0, f"{seen['n']} answers, {time.time() - t:.1f} s")
+t = time.time()
 rc = c.finish(c.submit())
+spent("the same job on the CPU backend")
 lg, lc = g.losses(rg), c.losses(rc)
 worst = max(abs(a - b) / b for a, b in zip(lg, lc))
 good &= check("losses track the CPU backend", len(lg) == STEPS and worst <= 0.02, f"worst {100 * worst:.2f} %, first {lg[0]:.4f}/{lc[0]:.4f}, last {lg[-1]:.4f}/{lc[-1]:.4f}")
+t = time.time()
 j2 = g.submit()
 g.finish(j2)
+spent("the job alone on the GPU")
 good &= check("same job, same bits", g.digest(j2) == g.digest(jg))
 j3 = g.submit()
 while g.step(j3) < 23:

@@ -340,6 +340,21 @@ int ql_map_file(struct ql_map *m, const char *path, struct ql_err *e)
 	return rc;
 }
 
+int ql_map_at(struct ql_map *m, int dir, const char *name, struct ql_err *e)
+{
+	int fd, rc;
+
+	if (dir < 0)
+		return ql_map_file(m, name, e);
+	*m = (struct ql_map){0};
+	fd = ql_io_open_read(dir, name, NULL, e);
+	if (fd < 0)
+		return fd;
+	rc = ql_map_fd(m, fd, e);
+	(void)close(fd);
+	return rc;
+}
+
 void ql_map_free(struct ql_map *m)
 {
 	if (m->base != NULL)

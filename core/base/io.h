@@ -81,6 +81,8 @@ struct ql_map {
 	size_t size;
 };
 int ql_map_file(struct ql_map *m, const char *path, struct ql_err *e);
+/* The regular file `name` below directory `dir` (ql_io_open_read's rules), or with dir = -1 the file at the path `name`. */
+int ql_map_at(struct ql_map *m, int dir, const char *name, struct ql_err *e);
 int ql_map_fd(struct ql_map *m, int fd, struct ql_err *e);
 void ql_map_free(struct ql_map *m);
 

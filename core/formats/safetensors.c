@@ -3,7 +3,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "core/formats/safetensors_priv.h"
 
@@ -36,38 +35,21 @@ int ql_st_open_mem(struct ql_st **out, const void *data, size_t size, struct ql_
 	return open_bytes(out, &none, data, size, e);
 }
 
-int ql_st_open(struct ql_st **out, const char *path, struct ql_err *e)
+int ql_st_open_at(struct ql_st **out, int dirfd, const char *name, struct ql_err *e)
 {
 	struct ql_map map;
 	int rc;
 
 	*out = NULL;
-	rc = ql_map_file(&map, path, e);
-	if (rc != QL_OK)
-		return rc;
-	rc = open_bytes(out, &map, map.base, map.size, e);
-	if (rc != QL_OK)
-		(void)ql_err_prefix(e, "%.200s", path);
-	return rc;
-}
-
-int ql_st_open_at(struct ql_st **out, int dirfd, const char *name, struct ql_err *e)
-{
-	struct ql_map map;
-	int fd, rc;
-
-	*out = NULL;
-	fd = ql_io_open_read(dirfd, name, NULL, e);
-	if (fd < 0)
-		return fd;
-	rc = ql_map_fd(&map, fd, e);
-	(void)close(fd);
+	rc = ql_map_at(&map, dirfd, name, e);
 	if (rc == QL_OK)
 		rc = open_bytes(out, &map, map.base, map.size, e);
 	if (rc != QL_OK)
 		(void)ql_err_prefix(e, "%.200s", name);
 	return rc;
 }
+
+int ql_st_open(struct ql_st **out, const char *path, struct ql_err *e) { return ql_st_open_at(out, -1, path, e); }
 
 void ql_st_close(struct ql_st *st)
 {
