@@ -77,6 +77,18 @@ int engine_dataset(struct engine *g, const char *path, const json_t *recipe, con
 /* requests.c */
 void engine_infer(struct engine *g, const json_t *frame);
 
+/* prompts.c */
+/* The frame's messages, through the adapter's or the base's template, as tokens; text, if not NULL, gets the rendered form. */
+int engine_encode_chat(struct engine *g, const json_t *f, struct ql_ids *ids, struct ql_buf *text, struct ql_err *e);
+/* A prompt (string or list of token ids) as tokens. */
+int engine_encode_prompt(struct engine *g, const json_t *f, const json_t *prompt, struct ql_ids *ids, struct ql_err *e);
+/* A JSON string; a NUL, which frames and most clients cannot carry, is shown as U+FFFD. */
+json_t *engine_text_json(const char *text, size_t len);
+/* {token, bytes, logprob} */
+json_t *engine_token_json(const struct engine *g, int32_t token, float logprob);
+/* Requests of kind tokenize, detokenize, template. */
+int engine_text(struct engine *g, const json_t *f, const char *kind, json_t **result, struct ql_err *e);
+
 /* exports.c */
 void engine_export(struct engine *g, json_t *frame);
 void engine_export_cancel(struct engine *g, const char *id);

@@ -1,19 +1,15 @@
 /* requests.c - frames of type `infer`: chat, completion, tokenize, detokenize, template.
  *
- * Rendering and tokenising happen here, on the reader's thread; generation is handed to the scheduler, whose events become frames.
+ * Rendering and tokenising (prompts.c) happen on the reader's thread; generation is handed to the scheduler, whose events become frames.
  * A frame with several prompts is several scheduler requests under one id; the last to end closes it. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
-#include "core/base/io.h"
 #include "core/base/json.h"
 #include "core/base/limits.h"
-#include "core/base/utf8.h"
-#include "core/text/tmpl/tmpl.h"
 #include "daemon/engine/engine.h"
 
 #define PROMPTS_MAX 16
@@ -32,57 +28,15 @@ struct prompt_ctx {
 	uint32_t first_index;
 };
 
-/* A JSON string; a NUL, which frames and most clients cannot carry, is shown as U+FFFD. */
-static json_t *text_json(const char *text, size_t len)
-{
-	struct ql_buf b = {0};
-	json_t *v;
-
-	if (len == 0 || memchr(text, '\0', len) == NULL)
-		return json_stringn(len > 0 ? text : "", len);
-	for (size_t i = 0; i < len; i++)
-		(void)ql_buf_add(&b, text[i] != '\0' ? text + i : "\xEF\xBF\xBD", text[i] != '\0' ? 1 : 3);
-	v = json_stringn(b.data, b.len);
-	ql_buf_free(&b);
-	return v;
-}
-
-/* ---- events → frames -------------------------------------------------------------------------------------------------- */
-
-static json_t *token_json(const struct engine *g, int32_t token, float logprob)
-{
-	size_t len = 0;
-	const char *bytes = ql_tok_piece(g->tok, token, &len);
-	json_t *list = json_array(), *o;
-	struct ql_buf text = {0};
-
-	if (bytes == NULL)
-		len = 0;
-	for (size_t i = 0; i < len; i++)
-		(void)json_array_append_new(list, json_integer((unsigned char)bytes[i]));
-	for (size_t i = 0; i < len;) { /* the text shows U+FFFD where the bytes are no character */
-		uint32_t cp;
-		int n = ql_utf8_decode(bytes + i, len - i, &cp);
-
-		(void)ql_buf_add(&text, n > 0 ? bytes + i : "\xEF\xBF\xBD", n > 0 ? (size_t)n : 3);
-		i += n > 0 ? (size_t)n : 1;
-	}
-	o = json_pack("{s:o, s:o}", "token", text_json(text.data, text.len), "bytes", list);
-	if (o != NULL)
-		(void)json_object_set_new(o, "logprob", json_real(isfinite(logprob) ? (double)logprob : isnan(logprob) ? 0.0 : -9999.0));
-	ql_buf_free(&text);
-	return o;
-}
-
 static json_t *logprobs_json(const struct engine *g, const struct ql_token_info *t, uint32_t n)
 {
 	json_t *list = json_array();
 
 	for (uint32_t i = 0; i < n; i++) {
-		json_t *o = token_json(g, t[i].token, t[i].logprob), *top = json_array();
+		json_t *o = engine_token_json(g, t[i].token, t[i].logprob), *top = json_array();
 
 		for (uint32_t k = 0; k < t[i].n_top && !isnan(t[i].logprob); k++)
-			(void)json_array_append_new(top, token_json(g, t[i].top[k].token, t[i].top[k].logprob));
+			(void)json_array_append_new(top, engine_token_json(g, t[i].top[k].token, t[i].top[k].logprob));
 		(void)json_object_set_new(o, "top", top);
 		(void)json_array_append_new(list, o);
 	}
@@ -97,7 +51,7 @@ static void on_delta(void *ctx, uint32_t choice, const char *text, size_t len, c
 	if (p->group->failed)
 		return;
 	engine_send(json_pack("{s:s, s:I, s:i, s:o, s:i, s:o}", "type", "delta", "id", (json_int_t)p->group->id, "index",
-			      (int)(p->first_index + choice), "text", text_json(text, len), "tokens", (int)n, "logprobs",
+			      (int)(p->first_index + choice), "text", engine_text_json(text, len), "tokens", (int)n, "logprobs",
 			      with ? logprobs_json(p->group->g, tokens, n) : json_null()));
 }
 
@@ -287,88 +241,6 @@ static int read_request(const struct engine *g, const json_t *f, struct parsed *
 	return rc;
 }
 
-/* ---- prompts -------------------------------------------------------------------------------------------------------------------- */
-
-/* The template of the adapter if it brought its own, else the base's. */
-static int template_for(struct engine *g, const json_t *frame, const struct ql_tmpl **out, struct ql_tmpl **owned, struct ql_err *e)
-{
-	const char *dir = json_string_value(json_object_get(json_object_get(frame, "adapter"), "dir"));
-	struct ql_buf text = {0};
-	char hex[65];
-	int fd, rc;
-
-	*owned = NULL;
-	*out = g->tmpl;
-	if (dir != NULL) {
-		fd = ql_io_open_dir(g->state_fd, dir, e);
-		if (fd < 0)
-			return fd;
-		rc = ql_io_read_all(fd, "chat_template.jinja", QL_TMPL_SOURCE_MAX, &text, e);
-		(void)close(fd);
-		if (rc == QL_OK)
-			rc = engine_template(g, text.data, out, owned, hex, e);
-		else if (rc == QL_ENOTFOUND)
-			rc = QL_OK;
-		ql_buf_free(&text);
-		if (rc != QL_OK)
-			return rc;
-	}
-	if (*out == NULL)
-		return ql_err_param(e, QL_EUNSUPPORTED, "messages", "this model has no usable chat template");
-	return QL_OK;
-}
-
-static int encode_chat(struct engine *g, const json_t *f, struct ql_ids *ids, struct ql_buf *text, struct ql_err *e)
-{
-	const json_t *messages = json_object_get(f, "messages"), *tools = json_object_get(f, "tools"),
-		     *kwargs = json_object_get(f, "chat_template_kwargs");
-	bool generate = true, go_on = false;
-	const struct ql_tmpl *t;
-	struct ql_tmpl *owned;
-	int rc = ql_json_get_bool(f, "add_generation_prompt", &generate, e);
-
-	if (rc == QL_OK)
-		rc = ql_json_get_bool(f, "continue_final_message", &go_on, e);
-	if (rc == QL_OK && !json_is_array(messages))
-		rc = ql_err_param(e, QL_EINVAL, "messages", "'messages' must be an array");
-	if (rc == QL_OK)
-		rc = template_for(g, f, &t, &owned, e);
-	if (rc != QL_OK)
-		return rc;
-	rc = ql_chat_encode(g->tok, t, g->trusted, messages, json_is_null(tools) ? NULL : tools, json_is_null(kwargs) ? NULL : kwargs,
-			    generate && !go_on, go_on, time(NULL), ids, text, e);
-	ql_tmpl_free(owned);
-	return rc;
-}
-
-static int encode_prompt(struct engine *g, const json_t *f, const json_t *prompt, struct ql_ids *ids, struct ql_err *e)
-{
-	bool special = false;
-	int rc = ql_json_get_bool(f, "parse_special", &special, e);
-
-	if (rc != QL_OK)
-		return rc;
-	if (json_is_string(prompt)) {
-		rc = ql_tok_encode(g->tok, json_string_value(prompt), json_string_length(prompt),
-				   QL_TOK_ADD_SPECIAL | (special ? QL_TOK_PARSE_SPECIAL : 0), NULL, 0, ids, e);
-		if (rc == QL_OK && ids->n == 0) { /* an empty prompt still needs something to continue */
-			int32_t id = ql_tok_bos(g->tok) >= 0 ? ql_tok_bos(g->tok) : ql_tok_eos(g->tok);
-
-			rc = id >= 0 ? ql_ids_push(ids, id, 0) : ql_err_param(e, QL_EINVAL, "prompt", "the prompt is empty");
-		}
-		return rc;
-	}
-	for (size_t i = 0; rc == QL_OK && i < json_array_size(prompt); i++) {
-		const json_t *v = json_array_get(prompt, i);
-		json_int_t id = json_is_integer(v) ? json_integer_value(v) : -1;
-
-		if (id < 0 || id >= (json_int_t)g->model->arch.vocab_size)
-			return ql_err_param(e, QL_EINVAL, "prompt", "'prompt': element %zu is not a token of the vocabulary", i);
-		rc = ql_ids_push(ids, (int32_t)id, 0);
-	}
-	return rc;
-}
-
 static int submit(struct group *q, struct parsed *p, const struct ql_ids *ids, uint32_t prompt, struct ql_err *e)
 {
 	uint32_t context = ql_infer_context(q->g->infer), room;
@@ -422,7 +294,7 @@ static void generate(struct engine *g, const json_t *f, int64_t id, bool chat)
 	q->open = 1;
 	rc = read_request(g, f, p, &e);
 	if (rc == QL_OK && chat) {
-		rc = encode_chat(g, f, &ids, NULL, &e);
+		rc = engine_encode_chat(g, f, &ids, NULL, &e);
 		if (rc == QL_OK)
 			rc = submit(q, p, &ids, 0, &e);
 	} else if (rc == QL_OK) {
@@ -430,7 +302,7 @@ static void generate(struct engine *g, const json_t *f, int64_t id, bool chat)
 			rc = ql_err_param(&e, QL_EINVAL, "prompt", "1 to %d prompts are needed", PROMPTS_MAX);
 		for (size_t i = 0; rc == QL_OK && i < json_array_size(prompts); i++) {
 			ids.n = 0;
-			rc = encode_prompt(g, f, json_array_get(prompts, i), &ids, &e);
+			rc = engine_encode_prompt(g, f, json_array_get(prompts, i), &ids, &e);
 			if (rc == QL_OK)
 				rc = submit(q, p, &ids, (uint32_t)i, &e);
 		}
@@ -442,79 +314,6 @@ static void generate(struct engine *g, const json_t *f, int64_t id, bool chat)
 	leave_group(q);
 	ql_ids_free(&ids);
 	free(p);
-}
-
-/* ---- text only --------------------------------------------------------------------------------------------------------------------- */
-
-static json_t *pieces_json(const struct engine *g, const struct ql_ids *ids)
-{
-	json_t *list = json_array();
-
-	for (size_t i = 0; i < ids->n; i++) {
-		json_t *t = token_json(g, ids->ids[i], 0);
-
-		(void)json_array_append_new(list, json_pack("{s:O, s:O}", "token", json_object_get(t, "token"), "bytes",
-							    json_object_get(t, "bytes")));
-		json_decref(t);
-	}
-	return list;
-}
-
-static int tokenize(struct engine *g, const json_t *f, json_t **result, struct ql_err *e)
-{
-	const json_t *prompt = json_object_get(f, "prompt");
-	bool special = false, add = true, pieces = false;
-	struct ql_ids ids = {0};
-	json_t *list;
-	int rc = ql_json_get_bool(f, "parse_special", &special, e);
-
-	if (rc == QL_OK)
-		rc = ql_json_get_bool(f, "add_special", &add, e);
-	if (rc == QL_OK)
-		rc = ql_json_get_bool(f, "pieces", &pieces, e);
-	if (rc == QL_OK && json_is_string(prompt))
-		rc = ql_tok_encode(g->tok, json_string_value(prompt), json_string_length(prompt),
-				   (add ? QL_TOK_ADD_SPECIAL : 0) | (special ? QL_TOK_PARSE_SPECIAL : 0), NULL, 0, &ids, e);
-	else if (rc == QL_OK)
-		rc = encode_chat(g, f, &ids, NULL, e);
-	if (rc == QL_OK) {
-		list = json_array();
-		for (size_t i = 0; i < ids.n; i++)
-			(void)json_array_append_new(list, json_integer(ids.ids[i]));
-		*result = json_pack("{s:o, s:i}", "tokens", list, "max_model_len", (int)ql_infer_context(g->infer));
-		if (*result != NULL && pieces)
-			(void)json_object_set_new(*result, "pieces", pieces_json(g, &ids));
-	}
-	ql_ids_free(&ids);
-	return rc;
-}
-
-static int detokenize(struct engine *g, const json_t *f, json_t **result, struct ql_err *e)
-{
-	struct ql_ids ids = {0};
-	struct ql_buf text = {0};
-	int rc = encode_prompt(g, f, json_object_get(f, "tokens"), &ids, e);
-
-	if (rc == QL_OK)
-		rc = ql_tok_decode(g->tok, ids.ids, ids.n, false, &text, e);
-	if (rc == QL_OK)
-		*result = json_pack("{s:o}", "text", text_json(text.data, text.len));
-	ql_ids_free(&ids);
-	ql_buf_free(&text);
-	return rc;
-}
-
-static int render(struct engine *g, const json_t *f, json_t **result, struct ql_err *e)
-{
-	struct ql_ids ids = {0};
-	struct ql_buf text = {0};
-	int rc = encode_chat(g, f, &ids, &text, e);
-
-	if (rc == QL_OK)
-		*result = json_pack("{s:o}", "text", text_json(text.data, text.len));
-	ql_ids_free(&ids);
-	ql_buf_free(&text);
-	return rc;
 }
 
 void engine_infer(struct engine *g, const json_t *f)
@@ -531,14 +330,7 @@ void engine_infer(struct engine *g, const json_t *f)
 		generate(g, f, id, kind[1] == 'h');
 		return;
 	}
-	if (strcmp(kind, "tokenize") == 0)
-		rc = tokenize(g, f, &result, &e);
-	else if (strcmp(kind, "detokenize") == 0)
-		rc = detokenize(g, f, &result, &e);
-	else if (strcmp(kind, "template") == 0)
-		rc = render(g, f, &result, &e);
-	else
-		rc = ql_err_param(&e, QL_EINVAL, "kind", "unknown kind '%.30s'", kind);
+	rc = engine_text(g, f, kind, &result, &e);
 	if (rc == QL_OK && result == NULL)
 		rc = ql_err_set(&e, QL_ENOMEM, "out of memory");
 	if (rc != QL_OK)
