@@ -12,6 +12,9 @@
 #ifdef QL_WITH_TOOLS
 #include "tools/tools.h"
 #endif
+#ifdef QL_WITH_BENCH
+#include "bench/cmd/main.h"
+#endif
 
 static int version_main(int argc, char **argv)
 {
@@ -65,6 +68,9 @@ static const struct command {
 	{"compare", ql_tools_main, "compare the tensors of two model files"},
 	{"quantize", ql_tools_main, "quantise a model file"},
 	{"convert", ql_tools_main, "write a model file in another format"},
+#endif
+#ifdef QL_WITH_BENCH
+	{"bench", ql_bench_main, "measure training, serving, quantising and loading on this machine"},
 #endif
 	{"version", version_main, "print the version"},
 	{"help", help_main, "print this"},

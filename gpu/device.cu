@@ -334,18 +334,21 @@ static void dev_queue_free(struct ql_device *d, struct ql_queue *q)
 	free(q);
 }
 
-static int queue_fill(struct ql_device *d, struct ql_queue *q, struct ql_err *e)
+/* light: for copies, expansion and quantising alone, which need no work areas */
+static int queue_fill(struct ql_device *d, struct ql_queue *q, bool light, struct ql_err *e)
 {
 	CU_TRY(cudaStreamCreateWithFlags(&q->s, cudaStreamNonBlocking));
 	CU_TRY(cudaHostAlloc((void **)&q->up, CU_STAGE_BYTES, cudaHostAllocDefault));
 	CU_TRY(cudaHostAlloc((void **)&q->down, CU_STAGE_BYTES, cudaHostAllocDefault));
+	if (light)
+		return QL_OK;
 	QL_TRY(cu_alloc(d, QL_MEM_SCRATCH, CU_BLAS_WS_BYTES, &q->blas_ws, e));
 	QL_TRY(cu_alloc(d, QL_MEM_SCRATCH, CU_WORK_BYTES, (void **)&q->work, e));
 	CU_TRY(cudaMemsetAsync(q->work, 0, 4096, q->s));
 	return QL_OK;
 }
 
-static int dev_queue_new(struct ql_device *d, struct ql_queue **out, struct ql_err *e)
+static int make_queue(struct ql_device *d, bool light, struct ql_queue **out, struct ql_err *e)
 {
 	struct ql_queue *q;
 
@@ -354,7 +357,7 @@ static int dev_queue_new(struct ql_device *d, struct ql_queue **out, struct ql_e
 	q = (struct ql_queue *)calloc(1, sizeof *q);
 	if (!q)
 		return ql_err_set(e, QL_ENOMEM, "out of memory");
-	int r = queue_fill(d, q, e);
+	int r = queue_fill(d, q, light, e);
 	if (r != QL_OK) {
 		dev_queue_free(d, q);
 		return r;
@@ -362,6 +365,8 @@ static int dev_queue_new(struct ql_device *d, struct ql_queue **out, struct ql_e
 	*out = q;
 	return QL_OK;
 }
+
+static int dev_queue_new(struct ql_device *d, struct ql_queue **out, struct ql_err *e) { return make_queue(d, false, out, e); }
 
 int cu_sync(struct ql_device *d, struct ql_queue *q, struct ql_err *e)
 {
@@ -498,7 +503,7 @@ static const struct ql_device_ops cuda_ops = {
 	dev_queue_new, dev_queue_free, cu_sync, dev_event_record, dev_event_wait, dev_event_free,
 	dev_graph_begin, dev_graph_end, dev_graph_run, dev_graph_free,
 	cu_weight_from_q4, cu_weight_from_dense, cu_weight_quantize, cu_weight_to_q4, cu_weight_free, cu_weight_bytes,
-	cu_weight_resident,
+	cu_weight_resident, cu_weight_rows,
 	cu_table_new, cu_table_set, cu_table_free,
 	cu_embed, cu_rmsnorm, cu_rmsnorm_grad, cu_rope, cu_swiglu, cu_swiglu_grad,
 	cu_linear, cu_linear_grad, cu_attention, cu_attention_grad, cu_kv_write, cu_paged_attention, cu_cross_entropy,
@@ -527,7 +532,7 @@ static int open_parts(struct ql_device *d, struct ql_err *e)
 	CU_TRY(cu_attention_bwd_setup());
 	CU_TRY(cu_matvec_setup());
 	QL_TRY(cu_blas_open(d, e));
-	return dev_queue_new(d, &c->setup, e);
+	return make_queue(d, true, &c->setup, e);
 }
 
 extern "C" int ql_device_cuda(struct ql_device **out, int ordinal, struct ql_err *e)

@@ -50,7 +50,7 @@ struct ql_queue {
 	size_t up_used, down_used;
 	struct cu_pending pend[CU_PENDING_MAX];
 	uint32_t n_pend;
-	void *blas_ws;
+	void *blas_ws; /* this and work: NULL on the queue of weight loading */
 	uint8_t *work; /* first 4 KiB: counters that are zero between launches */
 	bool capturing;
 };
@@ -177,6 +177,7 @@ int cu_weight_to_q4(struct ql_device *, const struct ql_weight *, uint32_t, stru
 void cu_weight_free(struct ql_device *, struct ql_weight *);
 uint64_t cu_weight_bytes(const struct ql_weight *);
 int cu_weight_resident(struct ql_device *, struct ql_weight *, bool, struct ql_err *);
+int cu_weight_rows(struct ql_device *, struct ql_queue *, const struct ql_weight *, struct ql_tensor, struct ql_err *);
 
 /* quant.cu.  blocks: elements [first, first + n) of a part (first a multiple of 64) from src (device, F32/F16/BF16) into codes and
  * absmax, whose pointers are those of the whole part; *bad (device) receives the smallest non-finite index or stays.

@@ -211,7 +211,9 @@ static int prepare(struct ql_device *d, struct ql_queue *q, const struct ql_weig
 			QL_TRY(cu_scratch(d, q, extra, (void **)&p->extra, e));
 		return QL_OK;
 	}
-	p->ld = ((size_t)w->in + ext + 63) & ~(size_t)63;
+	/* rows as long as those of a resident copy: the same product, the same bits */
+	const uint32_t cols = w->dtype != QL_BF16 && ext <= 64 * w->s.n_parts ? 64 * w->s.n_parts : ext;
+	p->ld = ((size_t)w->in + cols + 63) & ~(size_t)63;
 	const size_t bytes = cu_align(((size_t)w->out + ext) * p->ld * 2);
 	QL_TRY(cu_scratch(d, q, bytes + extra, (void **)&s, e));
 	p->w = p->ext = (bf16 *)s;

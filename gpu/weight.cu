@@ -237,17 +237,22 @@ static int quantize_part(struct ql_device *d, struct ql_weight *w, uint32_t i, e
 	const struct cu_part *c = &w->part[i];
 	const uint64_t n = (uint64_t)c->out * w->in, m = (n + 63) / 64;
 	const size_t es = src == QL_F32 ? 4 : 2, chunk = CHUNK_BYTES / es;
-	size_t src_bytes = cu_align((size_t)(n < chunk ? n : chunk) * es);
+	cudaPointerAttributes at_rows;
 	unsigned long long bad = ~0ull;
 	uint8_t *tmp;
 
+	CU_TRY(cudaPointerGetAttributes(&at_rows, rows));
+	const bool here = at_rows.type == cudaMemoryTypeDevice;
+	const size_t src_bytes = here ? 0 : cu_align((size_t)(n < chunk ? n : chunk) * es);
 	QL_TRY(cu_scratch(d, q, src_bytes + cu_align((size_t)m * 4) + CU_QUANT_TMP + 256, (void **)&tmp, e));
 	float *absmax = (float *)(tmp + src_bytes);
 	uint8_t *red = tmp + src_bytes + cu_align((size_t)m * 4);
 	unsigned long long *dbad = (unsigned long long *)(red + CU_QUANT_TMP);
 	QL_TRY(put_tab(d, q, w, i, e));
 	QL_TRY(cu_upload(d, q, dbad, &bad, 8, e));
-	for (uint64_t at = 0; at < n; at += chunk) {
+	if (here)
+		QL_TRY(cu_quant_blocks(d, q, rows, src, 0, n, book, (uint8_t *)c->codes, absmax, dbad, e));
+	for (uint64_t at = 0; !here && at < n; at += chunk) {
 		uint64_t k = n - at < chunk ? n - at : chunk;
 
 		QL_TRY(cu_upload(d, q, tmp, (const uint8_t *)rows + at * es, (size_t)k * es, e));
@@ -384,4 +389,13 @@ int cu_weight_resident(struct ql_device *d, struct ql_weight *w, bool on, struct
 		w->resident = NULL;
 	}
 	return r;
+}
+
+int cu_weight_rows(struct ql_device *d, struct ql_queue *q, const struct ql_weight *w, struct ql_tensor dst, struct ql_err *e)
+{
+	QL_TRY(cu_begin(d, "weight_rows", e));
+	QL_TRY(cu_check_act(&dst, "rows", e));
+	if (dst.rows != w->out || dst.cols != w->in || !cu_is_q4(w->dtype))
+		return ql_err_set(e, QL_ESHAPE, "weight_rows: %ux%u values of a 4-bit weight wanted, %ux%u given", w->out, w->in, dst.rows, dst.cols);
+	return cu_weight_expand(d, q, w, (bf16 *)dst.data, dst.ld, e);
 }

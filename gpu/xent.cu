@@ -2,14 +2,14 @@
  *
  * For each chunk of listed rows: z = hidden·headᵀ (bf16 product, fp32 logits); per row lse, nll = lse - z_label, argmax (lowest id of
  * the largest), and in place of the logits g = grad_scale·(softmax - onehot) in bf16; dhidden rows = g·head.  Logits of all rows
- * never exist at once: a chunk holds about 512 MiB.  One block per row: an online maximum-and-sum pass, then the gradient
+ * never exist at once: a chunk holds about 256 MiB.  One block per row: an online maximum-and-sum pass, then the gradient
  * pass, which overwrites a row from the front, always behind what is still to be read. */
 #include <math.h>
 
 #include "gpu/gpu.h"
 
 #define THREADS 1024
-#define CHUNK_BYTES ((size_t)512 << 20)
+#define CHUNK_BYTES ((size_t)256 << 20)
 
 __global__ void __launch_bounds__(256) gather_rows(const bf16 *src, size_t ld, const int32_t *__restrict__ rows, bf16 *dst, uint32_t n)
 {

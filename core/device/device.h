@@ -221,7 +221,7 @@ struct ql_device_ops {
 	/* weights.  Host inputs are copied before the call returns.
 	 * from_q4: parts[p] is the 4-bit tensor of part p (n = out[p]·in).  from_dense: rows of type F32, F16, BF16 or Q8_0,
 	 * kept in that precision.  quantize: dense host rows (F32, F16, BF16) quantised on the device, bit-equal to
-	 * ql_q4_quantize with kind, blocksize 64, nested. */
+	 * ql_q4_quantize with kind, blocksize 64, nested; the rows may also lie in device memory. */
 	int (*weight_from_q4)(struct ql_device *d, const struct ql_weight_shape *s, const struct ql_q4 *const parts[],
 			      struct ql_weight **out, struct ql_err *e);
 	int (*weight_from_dense)(struct ql_device *d, const struct ql_weight_shape *s, enum ql_dtype dtype,
@@ -232,8 +232,10 @@ struct ql_device_ops {
 	int (*weight_to_q4)(struct ql_device *d, const struct ql_weight *w, uint32_t part, struct ql_q4 *out, struct ql_err *e);
 	void (*weight_free)(struct ql_device *d, struct ql_weight *w);
 	uint64_t (*weight_bytes)(const struct ql_weight *w);
-	/* optional: keep (or drop) a dense copy in act type for faster large products */
+	/* optional: keep (or drop) a dense copy in act type for faster large products; results are the same bits */
 	int (*weight_resident)(struct ql_device *d, struct ql_weight *w, bool on, struct ql_err *e);
+	/* dst = the values of a 4-bit weight, act [Σ out, in]: level·scale, rounded once to act */
+	int (*weight_rows)(struct ql_device *d, struct ql_queue *q, const struct ql_weight *w, struct ql_tensor dst, struct ql_err *e);
 
 	/* adapters by slot; a site is 7·layer + module.  set copies the description (and makes compute copies where the backend
 	 * wants them), so call it again when a or b change; r == 0 clears. */

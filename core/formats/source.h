@@ -7,11 +7,13 @@
 #ifndef QL_FORMATS_SOURCE_H
 #define QL_FORMATS_SOURCE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "core/base/dtype.h"
 #include "core/base/err.h"
+#include "core/base/pool.h"
 #include "core/formats/arch.h"
 
 struct ql_gguf;
@@ -43,8 +45,12 @@ int ql_source_read_f32(const struct ql_source *s, const struct ql_source_tensor 
 const void *ql_source_raw(const struct ql_source *s, const struct ql_source_tensor *t, size_t *bytes);
 
 /* Identity of the weights.  GGUF: SHA-256 of the file.  HF: SHA-256 over the lines "<sha256 of file>  <name>\n" of
- * config.json and then of the weight files in name order (bytewise).  Reads everything; keep the result. */
-int ql_source_hash(const struct ql_source *s, char hex[65], struct ql_err *e);
+ * config.json and then of the weight files in name order (bytewise); of a file above 256 MiB, the SHA-256 over the digits of the SHA-256
+ * of each 256 MiB piece, so that many threads can share the work (pool may be NULL).  Reads everything; keep the result. */
+int ql_source_hash(const struct ql_source *s, struct ql_pool *pool, char hex[65], struct ql_err *e);
+/* SHA-256 over path, size, time of change and inode of each of these files: while it stays the same, so do the weights.  False: a file
+ * cannot be looked at. */
+bool ql_source_stamp(const struct ql_source *s, char hex[65]);
 
 const struct ql_gguf *ql_source_gguf(const struct ql_source *s); /* NULL for a directory */
 const char *ql_source_dir(const struct ql_source *s);		 /* NULL for a GGUF file */

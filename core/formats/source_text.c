@@ -138,31 +138,3 @@ int ql_source_load_text(struct ql_source *s, struct ql_err *e)
 
 	return rc == QL_OK ? load_template(s, e) : rc;
 }
-
-int ql_source_hash(const struct ql_source *s, char hex[65], struct ql_err *e)
-{
-	struct ql_sha256 h;
-	const void *data;
-	size_t size;
-	char line[65];
-
-	(void)e; /* everything is mapped already; kept for sources that must be read */
-	if (s->g != NULL) {
-		data = ql_gguf_file(s->g, &size);
-		ql_sha256_hex(data, size, hex);
-		return QL_OK;
-	}
-	ql_sha256_init(&h);
-	ql_sha256_add(&h, s->config_hash, 64);
-	ql_sha256_add(&h, "  config.json\n", 14);
-	for (size_t i = 0; i < s->n_shards; i++) {
-		data = ql_st_file(s->shards[i].st, &size);
-		ql_sha256_hex(data, size, line);
-		ql_sha256_add(&h, line, 64);
-		ql_sha256_add(&h, "  ", 2);
-		ql_sha256_add(&h, s->shards[i].name, strlen(s->shards[i].name));
-		ql_sha256_add(&h, "\n", 1);
-	}
-	ql_sha256_end_hex(&h, hex);
-	return QL_OK;
-}

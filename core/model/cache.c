@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "core/base/hash.h"
 #include "core/base/io.h"
@@ -44,16 +43,6 @@ static void key_name(char *out, size_t size, uint32_t layer, int module, int par
 
 /* ---- the note of a source's hash ---------------------------------------------------------------------------------- */
 
-static void note_name(const struct ql_source *s, const struct stat *st, char out[64])
-{
-	char text[4352], hex[65];
-	int n = snprintf(text, sizeof text, "%s|%lld|%lld.%09ld|%llu", ql_source_path(s), (long long)st->st_size,
-			 (long long)st->st_mtim.tv_sec, st->st_mtim.tv_nsec, (unsigned long long)st->st_ino);
-
-	ql_sha256_hex(text, (size_t)n < sizeof text ? (size_t)n : sizeof text - 1, hex);
-	(void)snprintf(out, 64, "source-%.24s.json", hex);
-}
-
 static bool note_read(int dir, const char *name, char hex[65])
 {
 	struct ql_buf b = {0};
@@ -73,21 +62,18 @@ static bool note_read(int dir, const char *name, char hex[65])
 	return ok;
 }
 
-int ql_cache_source_hash(const struct ql_source *s, int cache_dir, char hex[65], struct ql_err *e)
+int ql_cache_source_hash(const struct ql_source *s, int cache_dir, struct ql_pool *pool, char hex[65], struct ql_err *e)
 {
-	char name[64] = "", text[160];
-	struct stat st;
+	char name[64] = "", text[160], stamp[65];
+	bool noted = cache_dir >= 0 && ql_source_stamp(s, stamp);
 	int rc;
 
-	/* a directory's own stat does not see its files change: only single files are noted */
-	bool noted = cache_dir >= 0 && stat(ql_source_path(s), &st) == 0 && S_ISREG(st.st_mode);
-
 	if (noted) {
-		note_name(s, &st, name);
+		(void)snprintf(name, sizeof name, "source-%.24s.json", stamp);
 		if (note_read(cache_dir, name, hex))
 			return QL_OK;
 	}
-	rc = ql_source_hash(s, hex, e);
+	rc = ql_source_hash(s, pool, hex, e);
 	if (rc != QL_OK || !noted)
 		return rc;
 	(void)snprintf(text, sizeof text, "{\"sha256\":\"%s\"}\n", hex);
@@ -98,18 +84,46 @@ int ql_cache_source_hash(const struct ql_source *s, int cache_dir, char hex[65],
 
 /* ---- quantising ---------------------------------------------------------------------------------------------------- */
 
+/* On the device, read back. */
+static int quantise_there(struct ql_q4 *out, struct ql_device *dev, const struct ql_source_tensor *t, const void *rows,
+			  enum ql_dtype kind, struct ql_err *e)
+{
+	struct ql_weight_shape s = {.in = (uint32_t)t->cols, .n_parts = 1, .out = {(uint32_t)t->rows}};
+	struct ql_weight *w;
+	int rc = dev->ops->weight_quantize(dev, &s, t->dtype, &rows, kind, &w, e);
+
+	if (rc != QL_OK)
+		return rc;
+	rc = dev->ops->weight_to_q4(dev, w, 0, out, e);
+	dev->ops->weight_free(dev, w);
+	return rc;
+}
+
+static bool device_can(const struct ql_device *dev, const struct ql_source_tensor *t, const struct ql_q4_opts *q)
+{
+	return dev != NULL && dev->act != QL_F32 && (t->dtype == QL_F32 || t->dtype == QL_F16 || t->dtype == QL_BF16) &&
+	       q->blocksize == 64 && q->nested && q->nested_blocksize == 256;
+}
+
 static int quantise_one(struct ql_q4 *out, const struct ql_source *s, uint32_t layer, int module, const struct ql_q4_opts *q,
-			struct ql_pool *pool, struct ql_err *e)
+			struct ql_device *dev, struct ql_pool *pool, struct ql_err *e)
 {
 	struct ql_source_tensor t;
 	char name[128];
+	const void *rows;
 	float *values;
+	size_t bytes;
 	int rc;
 
 	linear_name(name, sizeof name, layer, module);
 	rc = ql_source_find(s, name, &t, e);
 	if (rc != QL_OK)
 		return rc;
+	rows = device_can(dev, &t, q) ? ql_source_raw(s, &t, &bytes) : NULL;
+	if (rows != NULL) {
+		rc = quantise_there(out, dev, &t, rows, q->kind, e);
+		return rc == QL_OK ? rc : ql_err_prefix(e, "%s", name);
+	}
 	values = malloc((size_t)t.n * sizeof *values);
 	if (values == NULL)
 		return ql_err_set(e, QL_ENOMEM, "%s: no memory for %llu values", name, (unsigned long long)t.n);
@@ -122,13 +136,13 @@ static int quantise_one(struct ql_q4 *out, const struct ql_source *s, uint32_t l
 	return rc;
 }
 
-static int quantise_all(struct ql_base_cache *c, const struct ql_source *s, const struct ql_q4_opts *q, struct ql_pool *pool,
-			void (*progress)(void *, double, const char *), void *ctx, struct ql_err *e)
+static int quantise_all(struct ql_base_cache *c, const struct ql_source *s, const struct ql_q4_opts *q, struct ql_device *dev,
+			struct ql_pool *pool, void (*progress)(void *, double, const char *), void *ctx, struct ql_err *e)
 {
 	uint32_t n = c->n_layers * QL_MODULES;
 
 	for (uint32_t i = 0; i < n; i++) {
-		int rc = quantise_one(&c->tensors[i], s, i / QL_MODULES, (int)(i % QL_MODULES), q, pool, e);
+		int rc = quantise_one(&c->tensors[i], s, i / QL_MODULES, (int)(i % QL_MODULES), q, dev, pool, e);
 
 		if (rc != QL_OK)
 			return rc;
@@ -309,8 +323,8 @@ static int read_cache(struct ql_base_cache *c, const struct ql_arch *a, int dir,
 }
 
 int ql_base_cache_open(struct ql_base_cache **out, const struct ql_source *s, const char *source_sha256, int cache_dir,
-		       const struct ql_q4_opts *q, struct ql_pool *pool, void (*progress)(void *, double, const char *), void *ctx,
-		       struct ql_err *e)
+		       const struct ql_q4_opts *q, struct ql_device *dev, struct ql_pool *pool,
+		       void (*progress)(void *, double, const char *), void *ctx, struct ql_err *e)
 {
 	const struct ql_arch *a = ql_source_arch(s);
 	struct ql_base_cache *c = calloc(1, sizeof *c);
@@ -339,7 +353,7 @@ int ql_base_cache_open(struct ql_base_cache **out, const struct ql_source *s, co
 		if (rc != QL_ENOTFOUND)
 			ql_log(QL_LOG_WARN, "cache", "%s is not usable (%s), made anew", file, e != NULL ? e->message : "");
 	}
-	rc = quantise_all(c, s, q, pool, progress, ctx, e);
+	rc = quantise_all(c, s, q, dev, pool, progress, ctx, e);
 	if (rc != QL_OK)
 		goto fail;
 	if (cache_dir >= 0) {

@@ -133,7 +133,7 @@ int ql_layer_backward(struct ql_pass *p, uint32_t l, struct acts *a, struct ql_e
 	const struct ql_device_ops *op = m->dev->ops;
 	const struct ql_layer *w = &m->layers[l];
 	uint32_t f = m->arch.intermediate_size;
-	struct ql_tensor dres = rows(p, p->dres), dgu = rows(p, p->dgu), dqkv = rows(p, p->dqkv), gu = rows(p, a->gu),
+	struct ql_tensor dres = rows(p, p->dres), dgu = rows(p, a->gu), dqkv = rows(p, p->dqkv), gu = rows(p, a->gu),
 			 dh = rows(p, p->dh), dn = rows(p, p->dn), d_o = rows(p, p->d_o);
 	struct ql_attn_grad g = {.f = attention_args(p, a), .d_o = d_o};
 	int rc;

@@ -189,9 +189,9 @@ int ql_model_load(struct ql_model **out, struct ql_device *dev, struct ql_source
 	}
 	rc = dev->ops->queue_new(dev, &m->queue, e);
 	if (rc == QL_OK)
-		rc = ql_cache_source_hash(source, o->cache_dir, m->base_sha256, e);
+		rc = ql_cache_source_hash(source, o->cache_dir, o->pool, m->base_sha256, e);
 	if (rc == QL_OK)
-		rc = ql_base_cache_open(&m->base, source, m->base_sha256, o->cache_dir, &o->quant, o->pool, o->progress,
+		rc = ql_base_cache_open(&m->base, source, m->base_sha256, o->cache_dir, &o->quant, dev, o->pool, o->progress,
 					o->progress_ctx, e);
 	if (rc == QL_OK)
 		rc = load_all(m, o, e);

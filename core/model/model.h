@@ -27,6 +27,7 @@ struct ql_layer {
 	struct ql_weight *group[QL_GROUPS];
 	float *norm1, *norm2;	      /* device [hidden] */
 	float *bias_qkv;	      /* device [Σ out] or NULL */
+	uint32_t dense_holders;	      /* who asked for dense copies of the groups */
 };
 
 struct ql_model {
@@ -58,6 +59,13 @@ struct ql_model_opts {
 int ql_model_load(struct ql_model **out, struct ql_device *dev, struct ql_source *source, const struct ql_model_opts *o,
 		  struct ql_err *e);
 void ql_model_free(struct ql_model *m); /* accepts NULL; leaves the device open */
+
+/* Dense copies (in the activation type) of the linears of layers 0 … n-1: large products then skip the expansion of 4-bit weights;
+ * results are the same bits.  hold makes them, or counts one more holder of those that exist, until memory ends, and returns how many
+ * layers have one (0 on devices without); release takes that number back.  Inside the gate. */
+uint32_t ql_model_dense_hold(struct ql_model *m, uint32_t n_layers, struct ql_err *e);
+void ql_model_dense_release(struct ql_model *m, uint32_t n_layers);
+uint64_t ql_model_dense_bytes(const struct ql_model *m); /* of one layer's copies */
 
 /* Rows of the weight that training and inference use, as fp32: the dequantised 4-bit values for the seven linears, the
  * stored ones for all others.  Signature fits core/export/export.h. */

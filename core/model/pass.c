@@ -47,38 +47,65 @@ static void take_acts(struct cursor *c, const struct ql_pass *p, struct acts *a,
 		a->qkv = take_tensor(c, m, T, m->d_q + 2 * m->d_kv, 0);
 		a->o = take_tensor(c, m, T, m->d_q, p->group_rank[QL_GROUP_O]);
 		a->x2 = take_tensor(c, m, T, d, 0);
-		a->gu = take_tensor(c, m, T, 2 * f, 0);
+		a->gu = take_tensor(c, m, T, 2 * f, p->group_rank[QL_GROUP_GATE_UP]); /* columns of its gradient */
 		a->lse = take(c, (uint64_t)T * m->arch.num_attention_heads * 4);
 		a->rstd1 = take(c, (uint64_t)T * 4);
 		a->rstd2 = take(c, (uint64_t)T * 4);
 	}
 }
 
+/* What a layer has for itself; the rest is in the shared set. */
+static unsigned owned_by(const struct ql_pass *p, uint32_t layer)
+{
+	static const unsigned own[QL_KEEPS] = {A_X | A_NORMS | A_MAIN, A_X | A_MAIN, A_X};
+
+	return p->train ? own[ql_pass_keeps(p, layer)] : 0;
+}
+
+/* In the order of a layer's backward: dh lives until d(gate|up) is made; then dn, then d_o, then dqkv beside d_o, then dqkv
+ * beside dn.  The last hidden states are read before any of them is written. */
+static void take_gradients(struct cursor *c, struct ql_pass *p)
+{
+	const struct ql_model *m = p->m;
+	uint32_t T = p->max_tokens, d = m->arch.hidden_size;
+	uint32_t r_o = p->group_rank[QL_GROUP_O], r_down = p->group_rank[QL_GROUP_DOWN];
+	struct cursor start, late;
+
+	p->dres = take_tensor(c, m, T, d, r_o > r_down ? r_o : r_down);
+	start = *c;
+	p->dh = take_tensor(c, m, T, m->arch.intermediate_size, 0);
+	late = start;
+	p->hidden = take_tensor(&late, m, T, d, 0);
+	c->at = late.at > c->at ? late.at : c->at;
+	late = start;
+	p->dqkv = take_tensor(&late, m, T, m->d_q + 2 * m->d_kv, p->group_rank[QL_GROUP_QKV]);
+	start = late;
+	p->dn = take_tensor(&late, m, T, d, 0);
+	c->at = late.at > c->at ? late.at : c->at;
+	p->d_o = take_tensor(&start, m, T, m->d_q, 0);
+	c->at = start.at > c->at ? start.at : c->at;
+}
+
 static uint64_t lay_out(struct ql_pass *p, char *base)
 {
 	const struct ql_model *m = p->m;
 	struct cursor c = {base, 0};
-	uint32_t T = p->max_tokens, d = m->arch.hidden_size, f = m->arch.intermediate_size;
-	unsigned own = !p->train ? 0 : p->keep == QL_KEEP_INPUT ? A_X : p->keep == QL_KEEP_MAIN ? A_X | A_MAIN : A_X | A_NORMS | A_MAIN;
-	uint32_t r_res = p->group_rank[QL_GROUP_O] > p->group_rank[QL_GROUP_DOWN] ? p->group_rank[QL_GROUP_O]
-										  : p->group_rank[QL_GROUP_DOWN];
+	uint32_t T = p->max_tokens, d = m->arch.hidden_size, L = m->arch.num_hidden_layers;
+	unsigned always = p->train ? A_X | A_NORMS | A_MAIN : 0; /* what no layer needs from the shared set */
 
-	take_acts(&c, p, &p->spare, (A_X | A_NORMS | A_MAIN) & ~(own & (A_NORMS | A_MAIN)));
-	for (uint32_t l = 0; l < m->arch.num_hidden_layers; l++) {
+	for (uint32_t l = 0; l < L; l++)
+		always &= owned_by(p, l);
+	take_acts(&c, p, &p->spare, (A_X | A_NORMS | A_MAIN) & ~always);
+	for (uint32_t l = 0; l < L; l++) {
 		p->layers[l] = p->spare;
-		take_acts(&c, p, &p->layers[l], own);
+		take_acts(&c, p, &p->layers[l], owned_by(p, l));
 	}
 	p->x_last = take_tensor(&c, m, T, d, 0);
-	p->hidden = take_tensor(&c, m, T, d, 0);
+	if (p->train)
+		take_gradients(&c, p);
+	else
+		p->hidden = take_tensor(&c, m, T, d, 0);
 	p->rstd_last = take(&c, (uint64_t)T * 4);
-	if (p->train) {
-		p->dres = take_tensor(&c, m, T, d, r_res);
-		p->dqkv = take_tensor(&c, m, T, m->d_q + 2 * m->d_kv, p->group_rank[QL_GROUP_QKV]);
-		p->dgu = take_tensor(&c, m, T, 2 * f, p->group_rank[QL_GROUP_GATE_UP]);
-		p->dh = take_tensor(&c, m, T, f, 0);
-		p->dn = take_tensor(&c, m, T, d, 0);
-		p->d_o = take_tensor(&c, m, T, m->d_q, 0);
-	}
 	p->ids = take(&c, (uint64_t)T * 4);
 	p->positions = take(&c, (uint64_t)T * 4);
 	p->cu = take(&c, ((uint64_t)T + 1) * 4);
@@ -90,7 +117,7 @@ static uint64_t lay_out(struct ql_pass *p, char *base)
 }
 
 static void describe(struct ql_pass *p, struct ql_model *m, const uint32_t group_rank[QL_GROUPS], uint32_t max_tokens,
-		     enum ql_keep keep, bool train)
+		     struct ql_keep_mix keep, bool train)
 {
 	p->m = m;
 	p->max_tokens = max_tokens;
@@ -99,13 +126,12 @@ static void describe(struct ql_pass *p, struct ql_model *m, const uint32_t group
 	memcpy(p->group_rank, group_rank, sizeof p->group_rank);
 }
 
-uint64_t ql_pass_bytes(const struct ql_model *m, const uint32_t group_rank[QL_GROUPS], uint32_t max_tokens, enum ql_keep keep,
-		       bool train)
+uint64_t ql_pass_bytes(const struct ql_model *m, const uint32_t group_rank[QL_GROUPS], uint32_t max_tokens, struct ql_keep_mix keep)
 {
 	struct ql_pass p = {0};
 	uint64_t bytes;
 
-	describe(&p, (struct ql_model *)(uintptr_t)m, group_rank, max_tokens, keep, train);
+	describe(&p, (struct ql_model *)(uintptr_t)m, group_rank, max_tokens, keep, true);
 	p.layers = calloc(m->arch.num_hidden_layers, sizeof *p.layers);
 	if (p.layers == NULL)
 		return UINT64_MAX;
@@ -114,8 +140,8 @@ uint64_t ql_pass_bytes(const struct ql_model *m, const uint32_t group_rank[QL_GR
 	return bytes;
 }
 
-int ql_pass_new(struct ql_pass **out, struct ql_model *m, const uint32_t group_rank[QL_GROUPS], uint32_t max_tokens,
-		enum ql_keep keep, bool train, struct ql_err *e)
+static int make(struct ql_pass **out, struct ql_model *m, const uint32_t group_rank[QL_GROUPS], uint32_t max_tokens,
+		struct ql_keep_mix keep, bool train, struct ql_err *e)
 {
 	struct ql_pass *p = calloc(1, sizeof *p);
 	int rc;
@@ -138,6 +164,21 @@ int ql_pass_new(struct ql_pass **out, struct ql_model *m, const uint32_t group_r
 fail:
 	ql_pass_free(p);
 	return rc;
+}
+
+int ql_pass_new_mixed(struct ql_pass **out, struct ql_model *m, const uint32_t group_rank[QL_GROUPS], uint32_t max_tokens,
+		      struct ql_keep_mix keep, struct ql_err *e)
+{
+	return make(out, m, group_rank, max_tokens, keep, true, e);
+}
+
+int ql_pass_new(struct ql_pass **out, struct ql_model *m, const uint32_t group_rank[QL_GROUPS], uint32_t max_tokens,
+		enum ql_keep keep, bool train, struct ql_err *e)
+{
+	uint32_t L = m->arch.num_hidden_layers;
+	struct ql_keep_mix mix = {keep == QL_KEEP_ALL ? L : 0, keep == QL_KEEP_MAIN ? L : 0};
+
+	return make(out, m, group_rank, max_tokens, mix, train, e);
 }
 
 void ql_pass_free(struct ql_pass *p)
@@ -237,9 +278,11 @@ static int backward(struct ql_pass *p, struct ql_err *e)
 	for (uint32_t l = m->arch.num_hidden_layers; rc == QL_OK && l-- > 0;) {
 		struct acts *a = &p->layers[l];
 
-		if (p->keep == QL_KEEP_INPUT) /* its output is not needed, only what backward reads */
+		enum ql_keep keep = ql_pass_keeps(p, l);
+
+		if (keep == QL_KEEP_INPUT) /* its output is not needed, only what backward reads */
 			rc = ql_layer_forward(p, l, a, none, e);
-		else if (p->keep == QL_KEEP_MAIN)
+		else if (keep == QL_KEEP_MAIN)
 			rc = ql_layer_again(p, l, a, e);
 		if (rc == QL_OK)
 			rc = ql_layer_backward(p, l, a, e);

@@ -8,13 +8,18 @@
  *
  * What a layer keeps for its backward is a choice per pass (memory against work):
  *   QL_KEEP_ALL    everything;  QL_KEEP_MAIN  x, q|k|v, o, x2, g|u (norms, h and the small S are computed again);
- *   QL_KEEP_INPUT  x only (the layer is run again).   The results are the same bits in all three. */
+ *   QL_KEEP_INPUT  x only (the layer is run again).   The results are the same bits in all three, and in any mix of layers. */
 #ifndef QL_MODEL_PASS_H
 #define QL_MODEL_PASS_H
 
 #include "core/model/lora.h"
 
 enum ql_keep { QL_KEEP_ALL, QL_KEEP_MAIN, QL_KEEP_INPUT, QL_KEEPS };
+
+/* A choice for each layer: the first `all` layers keep everything, the next `main` the main tensors, the rest their input. */
+struct ql_keep_mix {
+	uint32_t all, main;
+};
 
 struct ql_batch { /* host arrays */
 	uint32_t n_tokens, n_seqs, n_targets;
@@ -31,10 +36,12 @@ struct ql_dropout {
 
 struct ql_pass;
 
-/* Device bytes of a pass: for the planner; exactly what ql_pass_new allocates. */
-uint64_t ql_pass_bytes(const struct ql_model *m, const uint32_t group_rank[QL_GROUPS], uint32_t max_tokens, enum ql_keep keep,
-		       bool train);
-/* train false: forward only (evaluation), buffers of one layer. */
+/* Device bytes of a training pass: for the planner; exactly what ql_pass_new_mixed allocates. */
+uint64_t ql_pass_bytes(const struct ql_model *m, const uint32_t group_rank[QL_GROUPS], uint32_t max_tokens, struct ql_keep_mix keep);
+/* A training pass. */
+int ql_pass_new_mixed(struct ql_pass **out, struct ql_model *m, const uint32_t group_rank[QL_GROUPS], uint32_t max_tokens,
+		      struct ql_keep_mix keep, struct ql_err *e);
+/* The same choice for every layer; train false: forward only (evaluation), buffers of one layer. */
 int ql_pass_new(struct ql_pass **out, struct ql_model *m, const uint32_t group_rank[QL_GROUPS], uint32_t max_tokens,
 		enum ql_keep keep, bool train, struct ql_err *e);
 void ql_pass_free(struct ql_pass *p);

@@ -13,12 +13,13 @@ struct acts {
 struct ql_pass {
 	struct ql_model *m;
 	uint32_t max_tokens, group_rank[QL_GROUPS];
-	enum ql_keep keep;
+	struct ql_keep_mix keep;
 	bool train;
 	void *arena;	     /* one device allocation */
 	struct acts *layers; /* [n_layers] */
 	struct acts spare;   /* shared set */
-	struct ql_tensor x_last, dres, dqkv, dgu, dh, dn, d_o, hidden;
+	/* buffers of the backward pass that never live at once share memory (pass.c); d(gate|up) is written over gate|up */
+	struct ql_tensor x_last, dres, dqkv, dh, dn, d_o, hidden;
 	float *rstd_last, *nll;
 	int32_t *ids, *positions, *cu, *rows, *labels, *argmax;
 	/* the running batch */
@@ -28,6 +29,11 @@ struct ql_pass {
 	struct ql_event *slice[2];
 	unsigned n_slices;
 };
+
+static inline enum ql_keep ql_pass_keeps(const struct ql_pass *p, uint32_t layer)
+{
+	return layer < p->keep.all ? QL_KEEP_ALL : layer - p->keep.all < p->keep.main ? QL_KEEP_MAIN : QL_KEEP_INPUT;
+}
 
 /* Runs layer l's forward from a->x into next (next.data NULL: everything but the output).  again: what QL_KEEP_MAIN dropped. */
 int ql_layer_forward(struct ql_pass *p, uint32_t l, struct acts *a, struct ql_tensor next, struct ql_err *e);

@@ -20,6 +20,7 @@ struct ql_step {
 	int32_t *ints; /* device: every integer input in one piece, uploaded at once */
 	int32_t *host; /* the same layout */
 	int32_t *ids, *positions, *slots, *q_begin, *kv_len, *blocks, *row_slot;
+	int32_t *best; /* device [max_rows]: argmax of each row of logits */
 	struct {
 		struct graph_key key;
 		struct ql_graph *graph;
@@ -99,10 +100,11 @@ static size_t lay_out(struct ql_step *s, char *base)
 	return at;
 }
 
-/* Integer inputs, one after the other: ids, positions, slots, row_slot [T] · q_begin [R+1] · kv_len [R] · blocks [R·B]. */
+/* Integers, one after the other: ids, positions, slots, row_slot [T] · q_begin [R+1] · kv_len [R] · blocks [R·B]; then, written by the
+ * device, best [R]. */
 static size_t int_count(const struct ql_step *s)
 {
-	return 4 * (size_t)max_tokens(s) + 2 * (size_t)s->max_rows + 1 + (size_t)s->max_rows * s->max_blocks;
+	return 4 * (size_t)max_tokens(s) + 3 * (size_t)s->max_rows + 1 + (size_t)s->max_rows * s->max_blocks;
 }
 
 static void point_ints(struct ql_step *s)
@@ -116,6 +118,7 @@ static void point_ints(struct ql_step *s)
 	s->q_begin = s->row_slot + T;
 	s->kv_len = s->q_begin + s->max_rows + 1;
 	s->blocks = s->kv_len + s->max_rows;
+	s->best = s->blocks + (size_t)s->max_rows * s->max_blocks;
 }
 
 int ql_step_new(struct ql_step **out, struct ql_model *m, const struct ql_kv *kv, const struct ql_lora_table *table,
@@ -342,7 +345,8 @@ static int replay(struct call *c, struct ql_err *e)
 	return op->graph_run(s->m->dev, s->m->queue, s->graphs[i].graph, e);
 }
 
-int ql_step_run(struct ql_step *s, const struct ql_step_in *in, float *logits, struct ql_err *e)
+/* Enqueues the step; its logits are in s->logits. */
+static int start(struct ql_step *s, const struct ql_step_in *in, struct ql_err *e)
 {
 	const struct ql_device_ops *op = s->m->dev->ops;
 	struct call c = {s, in, 0, 0};
@@ -363,11 +367,40 @@ int ql_step_run(struct ql_step *s, const struct ql_step_in *in, float *logits, s
 	if (rc != QL_OK)
 		return rc;
 	if (in->row_slot != NULL && op->graph_begin != NULL && in->logits_begin == 0 && in->logits_count == in->n_tokens)
-		rc = replay(&c, e);
-	else
-		rc = enqueue(&c, e);
-	for (uint32_t i = 0; rc == QL_OK && i < in->logits_count; i++) /* rows may be padded on the device */
-		rc = op->download(s->m->dev, s->m->queue, logits + (size_t)i * s->m->arch.vocab_size,
-				  (float *)s->logits.data + (size_t)i * s->logits.ld, (size_t)s->m->arch.vocab_size * 4, e);
+		return replay(&c, e);
+	return enqueue(&c, e);
+}
+
+/* Rows may be padded on the device. */
+static int fetch_row(struct ql_step *s, uint32_t i, float *logits, struct ql_err *e)
+{
+	size_t vocab = s->m->arch.vocab_size;
+
+	return s->m->dev->ops->download(s->m->dev, s->m->queue, logits + i * vocab, (float *)s->logits.data + i * s->logits.ld,
+					vocab * 4, e);
+}
+
+int ql_step_run(struct ql_step *s, const struct ql_step_in *in, float *logits, struct ql_err *e)
+{
+	int rc = start(s, in, e);
+
+	for (uint32_t i = 0; rc == QL_OK && i < in->logits_count; i++)
+		rc = fetch_row(s, i, logits, e);
+	return rc == QL_OK ? s->m->dev->ops->sync(s->m->dev, s->m->queue, e) : rc;
+}
+
+int ql_step_run_argmax(struct ql_step *s, const struct ql_step_in *in, int32_t *argmax, const bool *wanted, float *logits,
+		       struct ql_err *e)
+{
+	const struct ql_device_ops *op = s->m->dev->ops;
+	int rc = in->logits_count <= s->max_rows ? start(s, in, e) : ql_err_set(e, QL_ESHAPE, "%u rows", in->logits_count);
+
+	if (rc == QL_OK && in->logits_count > 0)
+		rc = op->argmax(s->m->dev, s->m->queue, rows_of(s->logits, in->logits_count), s->best, e);
+	if (rc == QL_OK && in->logits_count > 0)
+		rc = op->download(s->m->dev, s->m->queue, argmax, s->best, (size_t)in->logits_count * sizeof *argmax, e);
+	for (uint32_t i = 0; rc == QL_OK && i < in->logits_count; i++)
+		if (wanted[i])
+			rc = fetch_row(s, i, logits, e);
 	return rc == QL_OK ? op->sync(s->m->dev, s->m->queue, e) : rc;
 }

@@ -43,5 +43,9 @@ int ql_step_new(struct ql_step **out, struct ql_model *m, const struct ql_kv *kv
 void ql_step_free(struct ql_step *s);
 /* Logits f32 [logits_count, vocab] to the host.  The caller is inside the gate. */
 int ql_step_run(struct ql_step *s, const struct ql_step_in *in, float *logits, struct ql_err *e);
+/* The same, but of row i (of logits_count ≤ max_rows) only the lowest id of its largest logit, argmax[i]; and its logits to
+ * logits + i·vocab if wanted[i].  A row of 128256 logits takes longer to bring to the host than a small model's step. */
+int ql_step_run_argmax(struct ql_step *s, const struct ql_step_in *in, int32_t *argmax, const bool *wanted, float *logits,
+		       struct ql_err *e);
 
 #endif

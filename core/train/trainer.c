@@ -23,6 +23,7 @@ struct run {
 	int32_t *argmax;
 	double last_snapshot, seconds_sum;
 	uint64_t steps_timed, last_checkpoint;
+	uint32_t dense_layers; /* held */
 };
 
 static double now_s(void)
@@ -82,6 +83,7 @@ static int set_up(struct run *r, struct ql_err *e)
 {
 	const struct ql_train_job *j = r->job;
 	uint32_t longest = longest_example(j->data), longest_valid = longest_example(j->valid);
+	struct ql_memory_wish wish = j->memory;
 	struct ql_memory_plan mem;
 	int rc;
 
@@ -94,11 +96,12 @@ static int set_up(struct run *r, struct ql_err *e)
 	if (longest_valid > longest)
 		longest = longest_valid;
 	/* the split into micro-batches decides the bits of sums: a resumed run keeps it */
-	rc = ql_train_plan_memory(r->m, &j->recipe, longest, (uint32_t)r->st.max_tokens, &mem, e);
+	wish.also_available += 16 * r->lora->n_params; /* allocated above */
+	rc = ql_train_plan_memory(r->m, &j->recipe, longest, (uint32_t)r->st.max_tokens, &wish, &mem, e);
 	if (rc != QL_OK)
 		return rc;
 	r->st.max_tokens = mem.max_tokens;
-	rc = ql_pass_new(&r->pass, r->m, r->lora->group_rank, mem.max_tokens, mem.keep, true, e);
+	rc = ql_pass_new_mixed(&r->pass, r->m, r->lora->group_rank, mem.max_tokens, mem.keep, e);
 	if (rc == QL_OK)
 		rc = ql_plan_init(&r->plan, j->data, j->recipe.seed, j->recipe.batch_size, j->recipe.micro_batch_size,
 				  mem.max_tokens, e);
@@ -106,6 +109,9 @@ static int set_up(struct run *r, struct ql_err *e)
 		rc = ql_plan_init(&r->valid_plan, j->valid, 0, j->recipe.batch_size, 0, mem.max_tokens, e);
 	if (rc != QL_OK)
 		return rc;
+	mem.dense_layers = r->dense_layers = ql_model_dense_hold(r->m, mem.dense_layers, NULL);
+	if (j->events.planned != NULL)
+		j->events.planned(j->events.ctx, &mem);
 	r->total_steps = j->recipe.max_steps > 0 ? j->recipe.max_steps : r->plan.steps_per_epoch * j->recipe.n_epochs;
 	r->warmup = ql_recipe_warmup(&j->recipe, r->total_steps);
 	r->logging_steps = j->recipe.logging_steps > 0 ? j->recipe.logging_steps
@@ -125,6 +131,7 @@ static int set_up(struct run *r, struct ql_err *e)
 static void tear_down(struct run *r)
 {
 	ql_pass_free(r->pass);
+	ql_model_dense_release(r->m, r->dense_layers);
 	ql_plan_free(&r->plan);
 	ql_plan_free(&r->valid_plan);
 	ql_step_batches_free(&r->batches);
@@ -287,6 +294,8 @@ static int save(struct run *r, bool user, struct ql_err *e)
 	struct ql_manifest m;
 	int rc;
 
+	if (j->dir < 0)
+		return QL_OK;
 	j->events.phase(j->events.ctx, "checkpointing");
 	rc = ql_snapshot_take(r->lora, r->exp_avg, r->exp_avg_sq, &r->snap, e);
 	if (rc != QL_OK)

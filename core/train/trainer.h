@@ -23,8 +23,11 @@ struct ql_train_metrics {
 	bool log; /* due for an event by logging_steps */
 };
 
+struct ql_memory_plan;
+
 struct ql_train_events { /* all called on the trainer's thread, outside the gate or inside; they must not call the device */
 	void *ctx;
+	void (*planned)(void *ctx, const struct ql_memory_plan *p); /* before the first step; may be NULL */
 	void (*started)(void *ctx, uint64_t step, uint64_t total_steps, uint64_t tokens_per_epoch, const struct ql_recipe *r,
 			uint64_t warmup, uint32_t logging_steps);
 	void (*phase)(void *ctx, const char *phase);
@@ -33,16 +36,25 @@ struct ql_train_events { /* all called on the trainer's thread, outside the gate
 	enum ql_train_stop (*stop)(void *ctx);
 };
 
+/* How a run may use device memory; all zero: whatever is free, as memory.c decides. */
+struct ql_memory_wish {
+	enum { QL_RECOMPUTE_AUTO, QL_RECOMPUTE_OFF, QL_RECOMPUTE_ON } recompute; /* ON: every layer, the least memory */
+	enum { QL_DENSE_AS_FITS, QL_DENSE_NEVER } dense;			  /* dense copies of 4-bit weights */
+	uint64_t limit;		 /* of all allocations on the device together, bytes; 0 = none */
+	uint64_t also_available; /* in use now, but not to be counted: the run's own state, jobs that will have ended */
+};
+
 struct ql_train_job {
 	struct ql_model *model;
 	struct ql_recipe recipe;
 	const struct ql_dataset *data, *valid; /* valid may be NULL */
 	const json_t *identity;		       /* hashes that a resume must find equal */
 	const char *base_name;		       /* for adapter_config.json */
-	int dir;			       /* the job's directory, for checkpoints */
+	int dir;			       /* the job's directory, for checkpoints; -1: none are written (measurements) */
 	const char *resume;		       /* "step-<n>" or NULL */
 	const struct ql_adapter_file *init;    /* continued training: start from these weights, or NULL */
 	double snapshot_seconds;
+	struct ql_memory_wish memory;
 	struct ql_train_events events;
 };
 
@@ -57,13 +69,16 @@ struct ql_train_result {
  * and available bytes in the message.  QL_EMISMATCH: resume refused. */
 int ql_train_run(const struct ql_train_job *job, struct ql_train_result *out, struct ql_err *e);
 
-/* Memory the run would take (adapter, optimiser, activations), for the plan chosen now; QL_ENODEVMEM if none fits. */
+/* Memory the run would take beside the base, for the plan chosen now; QL_ENODEVMEM, with the bytes needed at the least, if none
+ * fits.  wish may be NULL. */
 struct ql_memory_plan {
 	uint32_t max_tokens;
-	enum ql_keep keep;
-	uint64_t bytes, available;
+	struct ql_keep_mix keep;
+	uint32_t dense_layers; /* layers with dense copies of their weights */
+	uint64_t state_bytes, pass_bytes, dense_bytes; /* adapter and optimiser; activations; dense copies */
+	uint64_t bytes, available; /* the sum; what it had to fit */
 };
 int ql_train_plan_memory(struct ql_model *m, const struct ql_recipe *r, uint32_t longest, uint32_t fixed_max_tokens,
-			 struct ql_memory_plan *out, struct ql_err *e);
+			 const struct ql_memory_wish *wish, struct ql_memory_plan *out, struct ql_err *e);
 
 #endif

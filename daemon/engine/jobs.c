@@ -260,7 +260,8 @@ static int prepare(struct job *j, struct ql_err *e)
 	j->t.dir = j->dir;
 	j->t.resume = resume;
 	j->t.snapshot_seconds = snapshot;
-	j->t.events = (struct ql_train_events){j, on_started, on_phase, on_step, on_checkpoint, on_stop};
+	j->t.events = (struct ql_train_events){.ctx = j, .started = on_started, .phase = on_phase, .step = on_step,
+					       .checkpoint = on_checkpoint, .stop = on_stop};
 	return QL_OK;
 }
 

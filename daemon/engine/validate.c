@@ -105,7 +105,7 @@ static int check_files(struct engine *g, const json_t *f, json_t *reply, bool *v
 	}
 	ql_recipe_split(&r);
 	/* memory is only read here: no turn at the gate is needed */
-	rc = ql_train_plan_memory(g->model, &r, longest, 0, &mem, e);
+	rc = ql_train_plan_memory(g->model, &r, longest, 0, NULL, &mem, e);
 	if (rc == QL_OK)
 		(void)json_object_set_new(reply, "estimate", json_pack("{s:I}", "memory_bytes", (json_int_t)mem.bytes));
 cleanup:

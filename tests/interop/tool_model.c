@@ -272,7 +272,7 @@ static void train(const char *data_path, const char *recipe_path, const char *ou
 	j.data = d;
 	j.dir = out_dir(out);
 	losses = json_array();
-	check(ql_train_plan_memory(model, &j.recipe, (uint32_t)rep.max_tokens, 0, &mem, &e));
+	check(ql_train_plan_memory(model, &j.recipe, (uint32_t)rep.max_tokens, 0, NULL, &mem, &e));
 	check(ql_plan_init(&plan, d, j.recipe.seed, j.recipe.batch_size, j.recipe.micro_batch_size, mem.max_tokens, &e));
 	if (getenv("QL_NO_GRADS") == NULL)
 		write_grads(&plan, &j.recipe, j.dir);

@@ -134,6 +134,7 @@ static const struct ql_device_ops ops = {
 	.weight_from_q4 = ql_cpu_weight_from_q4,
 	.weight_from_dense = ql_cpu_weight_from_dense,
 	.weight_quantize = ql_cpu_weight_quantize,
+	.weight_rows = ql_cpu_weight_rows,
 	.weight_to_q4 = ql_cpu_weight_to_q4,
 	.weight_free = ql_cpu_weight_free,
 	.weight_bytes = ql_cpu_weight_bytes,

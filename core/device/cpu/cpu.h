@@ -91,6 +91,8 @@ int ql_cpu_weight_from_q4(struct ql_device *d, const struct ql_weight_shape *s, 
 			  struct ql_weight **out, struct ql_err *e);
 int ql_cpu_weight_quantize(struct ql_device *d, const struct ql_weight_shape *s, enum ql_dtype src,
 			   const void *const parts[], enum ql_dtype kind, struct ql_weight **out, struct ql_err *e);
+int ql_cpu_weight_rows(struct ql_device *d, struct ql_queue *queue, const struct ql_weight *w, struct ql_tensor dst,
+		       struct ql_err *e);
 int ql_cpu_weight_to_q4(struct ql_device *d, const struct ql_weight *w, uint32_t part, struct ql_q4 *out,
 			struct ql_err *e);
 

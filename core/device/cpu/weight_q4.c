@@ -252,3 +252,25 @@ int ql_cpu_weight_to_q4(struct ql_device *d, const struct ql_weight *w, uint32_t
 	}
 	return QL_OK;
 }
+
+int ql_cpu_weight_rows(struct ql_device *d, struct ql_queue *queue, const struct ql_weight *w, struct ql_tensor dst,
+		       struct ql_err *e)
+{
+	uint32_t row = 0;
+
+	(void)queue;
+	if (!w->is_q4 || dst.data == NULL || dst.dtype != QL_F32 || dst.cols != w->s.in || dst.ld < dst.cols ||
+	    dst.rows != w->begin[w->s.n_parts])
+		return ql_err_set(e, QL_ESHAPE, "weight_rows: fp32 rows of the shape of a 4-bit weight wanted");
+	for (uint32_t p = 0; p < w->s.n_parts; p++) {
+		struct ql_q4 q;
+		int rc = ql_cpu_weight_to_q4(d, w, p, &q, e);
+
+		for (uint32_t r = 0; rc == QL_OK && r < w->s.out[p]; r++, row++)
+			rc = ql_q4_dequantize(&q, (uint64_t)r * w->s.in, w->s.in, (float *)dst.data + row * dst.ld, QL_F32, NULL, e);
+		ql_q4_free(&q);
+		if (rc != QL_OK)
+			return rc;
+	}
+	return QL_OK;
+}

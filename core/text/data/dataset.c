@@ -93,6 +93,32 @@ static int store(struct ql_dataset *d, const struct built *b, uint64_t line, str
 	return QL_OK;
 }
 
+int ql_dataset_make(struct ql_dataset **out, const int32_t *ids, uint32_t n_examples, uint32_t n, struct ql_err *e)
+{
+	struct ql_dataset *d = calloc(1, sizeof *d);
+	int rc = d == NULL ? nomem(e) : n_examples < 1 || n < 2 ? ql_err_set(e, QL_EINVAL, "%u examples of %u tokens", n_examples, n) : QL_OK;
+
+	*out = NULL;
+	if (rc == QL_OK)
+		rc = reserve(d, (size_t)n_examples * n, e);
+	if (rc == QL_OK && (d->examples = calloc(n_examples, sizeof *d->examples)) == NULL)
+		rc = nomem(e);
+	if (rc != QL_OK) {
+		ql_dataset_free(d);
+		return rc;
+	}
+	d->n = d->cap = n_examples;
+	d->n_tokens = (size_t)n_examples * n;
+	memcpy(d->ids, ids, d->n_tokens * sizeof *ids);
+	memset(d->target, 1, d->n_tokens);
+	for (uint32_t i = 0; i < n_examples; i++) {
+		d->examples[i] = (struct example){(uint64_t)i * n, i + 1, n, n - 1};
+		d->target[(size_t)i * n] = 0;
+	}
+	*out = d;
+	return QL_OK;
+}
+
 static void add_fault(struct ql_dataset_report *rep, uint64_t line, const char *reason)
 {
 	struct ql_dataset_fault *f;

@@ -70,6 +70,9 @@ struct ql_dataset;
  * many lines), QL_EINVAL (opts), QL_ECANCELLED, QL_ENOMEM; rep is filled as far as it got. */
 int ql_dataset_load(struct ql_dataset **out, int dirfd, const char *path, const struct ql_dataset_opts *o,
 		    struct ql_dataset_report *rep, struct ql_err *e);
+/* Without a file: n_examples of n tokens each (n >= 2), ids end to end and copied; every token but an example's first is a target.
+ * For measurements.  QL_EINVAL, QL_ENOMEM. */
+int ql_dataset_make(struct ql_dataset **out, const int32_t *ids, uint32_t n_examples, uint32_t n, struct ql_err *e);
 size_t ql_dataset_count(const struct ql_dataset *d);
 struct ql_example ql_dataset_get(const struct ql_dataset *d, size_t i); /* i < count */
 void ql_dataset_free(struct ql_dataset *d);                             /* accepts NULL */

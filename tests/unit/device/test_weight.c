@@ -63,6 +63,30 @@ static void test_round_trip(void **state)
 			}
 }
 
+/* The values of a 4-bit weight as rows of the activation type. */
+static void test_rows(void **state)
+{
+	static const enum dt_store stores[] = {DT_NF4, DT_FP4, DT_INT4, DT_NF4_PLAIN, DT_NF4_B32};
+
+	(void)state;
+	for (size_t k = 0; k < sizeof stores / sizeof stores[0]; k++) {
+		const uint32_t out[2] = {37, 70}, in = 192;
+		double *dense;
+		struct ql_weight *w = dt_weight(stores[k], in, 2, out, &dense);
+		struct ql_tensor t = dt_out(107, in, dt_ld(in, 0));
+		float *got;
+
+		OK(OPS->weight_rows(dev, queue, w, t, &err));
+		got = dt_get(t);
+		for (size_t i = 0; i < (size_t)107 * in; i++)
+			assert_true(got[i] == dt_round(dense[i]));
+		dt_gap(t, in);
+		t.rows--;
+		assert_int_equal(OPS->weight_rows(dev, queue, w, t, &err), QL_ESHAPE);
+		dt_each(NULL);
+	}
+}
+
 static void test_quantize(void **state)
 {
 	static const enum ql_dtype kinds[] = {QL_NF4, QL_FP4, QL_INT4}, srcs[] = {QL_F32, QL_F16, QL_BF16};
@@ -92,6 +116,16 @@ static void test_quantize(void **state)
 			ql_q4_free(&q);
 			ql_q4_free(&back);
 			OPS->weight_free(dev, w);
+			/* the same from rows that lie on the device already */
+			parts[0] = dt_up(parts[0], n * (srcs[src] == QL_F32 ? 4 : 2));
+			OK(OPS->weight_quantize(dev, &shape, srcs[src], parts, kinds[kind], &w, &err));
+			OK(OPS->weight_to_q4(dev, w, 0, &back, &err));
+			OK(ql_q4_quantize(&q, srcs[src] == QL_F32 ? (void *)x : (void *)half, srcs[src], n, &o, NULL, &err));
+			same_q4(&q, &back);
+			ql_q4_free(&q);
+			ql_q4_free(&back);
+			OPS->weight_free(dev, w);
+			parts[0] = x;
 			if (srcs[src] == QL_F32) {
 				x[1000] = NAN;
 				assert_int_equal(OPS->weight_quantize(dev, &shape, QL_F32, parts, kinds[kind], &w, &err), QL_ENONFINITE);
@@ -173,7 +207,7 @@ static void test_events(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_teardown(test_round_trip, dt_each), cmocka_unit_test_teardown(test_quantize, dt_each),
+		cmocka_unit_test_teardown(test_round_trip, dt_each), cmocka_unit_test_teardown(test_rows, dt_each), cmocka_unit_test_teardown(test_quantize, dt_each),
 		cmocka_unit_test_teardown(test_refusals, dt_each),   cmocka_unit_test_teardown(test_memory, dt_each),
 		cmocka_unit_test_teardown(test_events, dt_each),
 	};

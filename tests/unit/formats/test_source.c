@@ -2,6 +2,8 @@
 #include "core/formats/source.h"
 #include "tests/unit/formats/tiny.h"
 
+#include <sys/stat.h>
+
 static char *path_of(const struct scratch *s, const char *file)
 {
 	static char p[256];
@@ -68,7 +70,7 @@ static void from_gguf(void **state)
 	assert_int_equal(ql_source_find(src, "model.layers.0.self_attn.v_proj.weight", &t, &e), QL_OK);
 	assert_non_null(ql_source_raw(src, &t, &n));
 	assert_int_equal(n, 32 * 64 * 4);
-	assert_int_equal(ql_source_hash(src, hex, &e), QL_OK);
+	assert_int_equal(ql_source_hash(src, NULL, hex, &e), QL_OK);
 	assert_int_equal(ql_io_sha256(s.fd, "m.gguf", want, NULL, &e), QL_OK);
 	assert_string_equal(hex, want);
 	ql_source_close(src);
@@ -95,7 +97,7 @@ static void from_hf(void **state)
 	check_values(src);
 	assert_null(ql_source_chat_template(src, &n));
 	assert_string_equal(ql_source_name(src), strrchr(s.path, '/') + 1);
-	assert_int_equal(ql_source_hash(src, one, &e), QL_OK);
+	assert_int_equal(ql_source_hash(src, NULL, one, &e), QL_OK);
 	ql_source_close(src);
 	/* the same in two shards, with both kinds of templates and generation_config.json */
 	assert_int_equal(unlinkat(s.fd, "model.safetensors", 0), 0);
@@ -116,8 +118,16 @@ static void from_hf(void **state)
 	check_values(src);
 	assert_int_equal(ql_source_arch(src)->n_eos, 2);
 	assert_string_equal(ql_source_chat_template(src, &n), "D");
-	assert_int_equal(ql_source_hash(src, two, &e), QL_OK);
+	assert_int_equal(ql_source_hash(src, NULL, two, &e), QL_OK);
 	assert_string_not_equal(one, two);
+	assert_true(ql_source_stamp(src, one) && ql_source_stamp(src, two));
+	assert_string_equal(one, two);
+	assert_int_equal(utimensat(s.fd, "a.safetensors", (const struct timespec[2]){{1, 0}, {1, 0}}, 0), 0);
+	assert_true(ql_source_stamp(src, two));
+	assert_string_not_equal(one, two); /* another time, other weights until they are read */
+	assert_int_equal(renameat(s.fd, "a.safetensors", s.fd, "c.safetensors"), 0);
+	assert_false(ql_source_stamp(src, two));
+	assert_int_equal(renameat(s.fd, "c.safetensors", s.fd, "a.safetensors"), 0);
 	ql_source_close(src);
 	scratch_write(&s, "chat_template.jinja", "J", 1);
 	assert_int_equal(ql_source_open(&src, s.path, &e), QL_OK);

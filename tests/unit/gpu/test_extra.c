@@ -52,7 +52,8 @@ static void test_resident(void **state)
 				for (size_t i = 0; i < n[k]; i++)
 					want[k][i] = (double)got[k][i];
 			} else {
-				dt_close(k == 0 ? "y" : k == 1 ? "dx" : "dA", got[k], want[k], n[k], 1);
+				for (size_t i = 0; i < n[k]; i++)
+					assert_true((double)got[k][i] == want[k][i]); /* the same bits */
 			}
 		}
 	}

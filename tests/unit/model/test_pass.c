@@ -19,17 +19,23 @@ static int teardown(void **state)
 	return 0;
 }
 
-/* Σ nll, and with grads the gradient of Σ nll in host memory. */
+/* Σ nll, and with grads the gradient of Σ nll in host memory.  keep QL_KEEPS: one layer of each kind. */
 static double run(struct fx *f, const struct ql_batch *b, struct ql_lora_set *lora, enum ql_keep keep, const struct ql_dropout *drop,
 		  float *grads)
 {
+	struct ql_keep_mix mix = {keep == QL_KEEP_ALL ? 3 : keep == QL_KEEPS, keep == QL_KEEP_MAIN ? 3 : keep == QL_KEEPS};
 	struct ql_pass *p;
+	struct ql_mem_info before, after;
 	float nll[256];
 	struct ql_err e = {0};
 	double sum = 0;
 	int rc;
 
-	assert_int_equal(ql_pass_new(&p, f->m, lora->group_rank, 256, keep, true, &e), QL_OK);
+	assert_int_equal(f->dev->ops->mem_info(f->dev, &before, &e), QL_OK);
+	assert_int_equal(keep == QL_KEEPS ? ql_pass_new_mixed(&p, f->m, lora->group_rank, 256, mix, &e)
+					  : ql_pass_new(&p, f->m, lora->group_rank, 256, keep, true, &e), QL_OK);
+	assert_int_equal(f->dev->ops->mem_info(f->dev, &after, &e), QL_OK);
+	assert_true(after.used[QL_MEM_ACTIVATION] - before.used[QL_MEM_ACTIVATION] == ql_pass_bytes(f->m, lora->group_rank, 256, mix));
 	assert_int_equal(f->dev->ops->zero(f->dev, f->m->queue, lora->grads, (size_t)lora->n_params * 4, &e), QL_OK);
 	ql_gate_enter(f->m->gate, QL_GATE_TRAIN);
 	rc = ql_pass_run(p, b, lora, drop, 1.0f, grads != NULL, nll, NULL, &e);
@@ -116,7 +122,7 @@ static void test_keeps_and_threads_same_bits(void **state)
 
 	(void)state;
 	for (int threads = 1; threads <= 4; threads *= 2)
-		for (int keep = 0; keep < QL_KEEPS; keep++) {
+		for (int keep = 0; keep <= QL_KEEPS; keep++) { /* the last: a mix, with dense copies of two layers */
 			struct ql_dropout drop = {.p = 0.1f, .seed = 2, .step = 1};
 			struct fx f;
 			struct fx_batch x;
@@ -128,7 +134,11 @@ static void test_keeps_and_threads_same_bits(void **state)
 			lora = fx_lora(&f, false);
 			fx_batch(&x, lens, 4, 2);
 			g = malloc((size_t)lora->n_params * 4);
+			uint32_t held = keep == QL_KEEPS ? ql_model_dense_hold(f.m, 2, NULL) : 0;
+
+			assert_int_equal(held, keep == QL_KEEPS && f.dev->ops->weight_resident != NULL ? 2 : 0);
 			l = run(&f, &x.b, lora, (enum ql_keep)keep, &drop, g);
+			ql_model_dense_release(f.m, held);
 			n = lora->n_params;
 			if (first == NULL) {
 				first = g;
@@ -281,7 +291,22 @@ static void test_cached_is_full(void **state)
 			slots[s] = blocks[s][t / QL_KV_BLOCK] * QL_KV_BLOCK + (int32_t)(t % QL_KV_BLOCK);
 			kv_len[s] = (int32_t)t + 1;
 		}
+		const bool wanted[3] = {false, true, false};
+		int32_t best[3];
+		float kept[3 * FX_VOCAB];
+
 		assert_int_equal(ql_step_run(step, &in, z, &e), QL_OK);
+		memset(kept, 0, sizeof kept);
+		assert_int_equal(ql_step_run_argmax(step, &in, best, wanted, kept, &e), QL_OK);
+		for (int s = 0; s < 3; s++) {
+			int32_t top = 0;
+
+			for (int i = 1; i < FX_VOCAB; i++)
+				top = z[s * FX_VOCAB + i] > z[s * FX_VOCAB + top] ? i : top;
+			assert_int_equal(best[s], top);
+			for (int i = 0; i < FX_VOCAB; i++)
+				assert_true(kept[s * FX_VOCAB + i] == (wanted[s] ? z[s * FX_VOCAB + i] : 0));
+		}
 		for (int s = 0; s < 3; s++)
 			for (int i = 0; i < FX_VOCAB; i++)
 				worst = fmax(worst, fabs((double)(z[s * FX_VOCAB + i] - want[s][(prompts[s] + k) * FX_VOCAB + (uint32_t)i])));
