@@ -1,6 +1,7 @@
 /* tok_encode.c - text to ids: added tokens are cut out, what lies between is normalised, pre-tokenised and merged. */
 #include <stdlib.h>
 #include <string.h>
+#include <utf8proc.h>
 
 #include "core/base/limits.h"
 #include "core/base/utf8.h"
@@ -63,12 +64,21 @@ static bool accept(void *ctx, int32_t value, size_t len)
 	return !touches_plain(p->c, ql_ntext_origin(p->in, p->at), ql_ntext_origin(p->in, p->at + len));
 }
 
-/* \w: what single_word must not stand next to. */
+/* \w as Rust's regex crate has it, what single_word must not stand next to: Alphabetic, marks, decimal digits, connectors and
+ * joiners.  So fractions and superscripts are none, Roman numerals and circled letters are. */
 static bool word_char(uint32_t cp)
 {
+	static const uint32_t more[][2] = {{'_', '_'},         {0x200c, 0x200d},   {0x203f, 0x2040},   {0x2054, 0x2054},
+					   {0x24b6, 0x24e9},   {0xfe33, 0xfe34},   {0xfe4d, 0xfe4f},   {0xff3f, 0xff3f},
+					   {0x1f130, 0x1f149}, {0x1f150, 0x1f169}, {0x1f170, 0x1f189}};
 	enum ql_uclass k = ql_unicode_class(cp);
 
-	return ql_u_letter(k) || k == QL_U_M || k == QL_U_N || cp == '_' || cp == 0x203f || cp == 0x2040 || cp == 0x2054;
+	if (k == QL_U_N)
+		return utf8proc_category((utf8proc_int32_t)cp) != UTF8PROC_CATEGORY_NO;
+	for (size_t i = 0; i < sizeof more / sizeof more[0]; i++)
+		if (cp >= more[i][0] && cp <= more[i][1])
+			return true;
+	return ql_u_letter(k) || k == QL_U_M;
 }
 
 /* Start of the character that ends at `end`. */

@@ -65,16 +65,16 @@ def test_chat_ids_equal_transformers(tmp_path, tokenizer):
     assert report["target_tokens"] == sum(sum(x["target"]) for x in examples)
 
 
-# The whole text is tokenised once, so blanks at the start of an answer join the header's line break in one token, which is
-# the header's: it is masked, and a prompt tokenised alone ends differently.
+# The whole text is tokenised once, so blanks at the start of an answer join the header's line break in one token, which the
+# answer has a share in: it is trained (as in TRL), and a prompt tokenised alone ends differently.
 CLEAN = [m for m in CHATS if not any(x["role"] == "assistant" and x["content"].startswith(" ") for x in m)]
 
 
-def test_blanks_at_the_start_of_an_answer_belong_to_the_header(tmp_path, tokenizer):
+def test_a_token_of_header_and_answer_is_trained(tmp_path, tokenizer):
     assert len(CLEAN) == len(CHATS) - 1
     (x,), _ = run(tmp_path, [{"messages": [user("a"), bot("  b")]}])
     ids = [i for i, t in zip(x["ids"], x["target"]) if t]
-    assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == " b<|im_end|>"
+    assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == "\n  b<|im_end|>"
 
 
 def test_targets_decode_to_the_answers(tmp_path, tokenizer):
@@ -107,7 +107,7 @@ def test_text_and_completion(tmp_path, tokenizer):
     for (p, c), x in zip(pairs, examples):
         whole = tokenizer(p + c, add_special_tokens=False, return_offsets_mapping=True)
         assert x["ids"] == whole["input_ids"] + [eos]
-        assert x["target"][1:] == [int(begin >= len(p)) for begin, _ in whole["offset_mapping"][1:]] + [1]
+        assert x["target"][1:] == [int(end > len(p)) for _, end in whole["offset_mapping"][1:]] + [1]
 
 
 def test_truncation_and_report(tmp_path, tokenizer):

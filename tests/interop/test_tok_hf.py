@@ -1,23 +1,24 @@
 """HF `tokenizers` judges the tokenizer: ids, decoded texts and offsets.
 
 SmolLM2: the vocabulary and merges of the GGUF in a tokenizer.json with Sequence[Digits(individual), ByteLevel(regex)].
-(AutoTokenizer from the GGUF is wrong: it forgets the digit split.)
-Environment: QL_TOK_TOOL = the helper program tool_tok; QL_SMOL = a SmolLM2-135M GGUF;
-QL_TOK_JSONS = tokenizer.json files to compare as well (optional, separated by ':'); QL_TOK_N = strings for each."""
+(AutoTokenizer from the GGUF is wrong: it forgets the digit split.)  The other families: what scripts/fetch-vocab fetches.
+Environment: QL_TOK_TOOL = the helper program tool_tok; QL_SMOL = a SmolLM2-135M GGUF; QL_VOCAB = that directory."""
 import json
 import os
+import pathlib
 import subprocess
 import unicodedata
 
+import numpy
 import pytest
 
-from test_tok_strings import strings
+from test_tok_strings import strings, unique_strings
 
 tokenizers = pytest.importorskip("tokenizers")
 TOOL = os.environ.get("QL_TOK_TOOL")
 SMOL = os.environ.get("QL_SMOL")
-JSONS = [f for f in os.environ.get("QL_TOK_JSONS", "").split(":") if f]
-N = int(os.environ.get("QL_TOK_N", "12000"))
+VOCAB = os.environ.get("QL_VOCAB")
+MANY = 100_000
 pytestmark = pytest.mark.skipif(not TOOL, reason="QL_TOK_TOOL is not set")
 
 
@@ -74,31 +75,70 @@ def known_bytes(path, texts):
 
 
 def test_smol_from_gguf(smol_json):
-    texts = known_bytes(smol_json, strings(N, seed=2))
-    assert len(texts) > 0.8 * N and len(texts) >= min(N, 10000) * 0.8
+    texts = known_bytes(smol_json, strings(12000, seed=2))
+    assert len(texts) > 9000
     hf = tokenizers.Tokenizer.from_file(str(smol_json))
     theirs = [e.ids for e in hf.encode_batch(texts, add_special_tokens=False)]
     assert not differing(texts, ours("gguf", SMOL, texts, "parse_special"), theirs)
 
 
-def compare(path, n):
-    texts = strings(n, seed=3)
-    hf = tokenizers.Tokenizer.from_file(str(path))
-    theirs = [e.ids for e in hf.encode_batch(texts, add_special_tokens=False)]
-    assert not differing(texts, ours("json", path, texts, "parse_special"), theirs)
-    with_special = [e.ids for e in hf.encode_batch(texts[:500], add_special_tokens=True)]
-    got = ours("json", path, texts[:500], "parse_special", "add_special")
+@pytest.fixture(scope="module")
+def many():
+    texts = unique_strings(MANY, seed=3)
+    assert len(set(texts)) == MANY
+    return texts, json.dumps(texts).encode()
+
+
+FAMILIES = ["smollm2", "llama3", "qwen3", "mistral", "gemma3"]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    """Path of a family's tokenizer.json, and HF's tokenizer of it."""
+    if request.param == "smollm2":
+        path = request.getfixturevalue("smol_json")
+    elif not VOCAB:
+        pytest.skip("QL_VOCAB is not set")
+    else:
+        path = pathlib.Path(VOCAB, request.param, "tokenizer.json")
+    return path, tokenizers.Tokenizer.from_file(str(path))
+
+
+def test_families(family, many, tmp_path):
+    """100,000 strings: the same ids, and decoded again the same texts, so decode(encode(x)) = x wherever HF's is."""
+    texts, lines = many
+    path, hf = family
+    out = tmp_path / "ids"
+    p = subprocess.run([TOOL, "json", path, "parse_special", "decode", f"ids={out}"], input=lines, capture_output=True)
+    assert p.returncode == 0, p.stderr.decode()
+    got = numpy.fromfile(out, dtype="<i4")
+    ends = numpy.flatnonzero(got == -1)
+    decoded = json.loads(p.stdout)
+    assert len(ends) == len(decoded) == MANY
+    at = wrong = same = 0
+    example = None
+    for i in range(0, MANY, 10_000):
+        ids = [e.ids for e in hf.encode_batch_fast(texts[i:i + 10_000], add_special_tokens=False)]
+        for k, (theirs, text) in enumerate(zip(ids, hf.decode_batch(ids, skip_special_tokens=False)), i):
+            same += text == texts[k]
+            if got[at:ends[k]].tolist() != theirs or decoded[k] != text:
+                wrong += 1
+                example = example or (texts[k], got[at:ends[k]].tolist(), theirs, decoded[k], text)
+            at = ends[k] + 1
+    assert wrong == 0, f"{wrong} of {MANY} differ, such as {example!r}"
+    assert same > MANY // 2, same
+
+
+def test_family_affixes(family):
+    """What is put around a text (BOS, EOS)."""
+    texts = strings(1500, seed=6)
+    path, hf = family
+    got = ours("json", path, texts, "parse_special", "add_special")
     bos = hf.encode("", add_special_tokens=True).ids
-    for text, a, b in zip(texts, got, with_special):
+    for text, a, b in zip(texts, got, [e.ids for e in hf.encode_batch(texts, add_special_tokens=True)]):
         if bos and b[:2] == bos * 2:  # a BOS written out in the text: HF doubles it, we do not
             b = b[1:]
         assert a == b, text
-    decoded = hf.decode_batch(theirs, skip_special_tokens=False)
-    assert not differing(texts, ours("json", path, texts, "parse_special", "decode"), decoded)
-
-
-def test_smol_from_json(smol_json):
-    compare(smol_json, N)
 
 
 def test_offsets(smol_json):
@@ -113,13 +153,6 @@ def test_offsets(smol_json):
                 place[at] = i
                 at += 1
         assert [place[b] for b in g["begin"]] == [o[0] for o in e.offsets], text
-
-
-@pytest.mark.parametrize("path", JSONS or [None])
-def test_real_files(path):
-    if path is None:
-        pytest.skip("QL_TOK_JSONS is not set")
-    compare(path, N)
 
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -161,6 +194,21 @@ VARIANTS = {
         {"id": 49154, "content": "|>", "single_word": False, "lstrip": True, "rstrip": True, "normalized": False, "special": False},
         {"id": 49155, "content": "the time", "single_word": False, "lstrip": False, "rstrip": True, "normalized": True, "special": True}]},
 }
+
+
+def test_word_characters(smol_json, tmp_path):
+    """single_word: beside every character but the most numerous letters, an added token is one or is none as in HF."""
+    file = json.loads(smol_json.read_text())
+    file["added_tokens"].append({"id": 49152, "content": "they've", "single_word": True, "lstrip": False, "rstrip": False,
+                                 "normalized": False, "special": False})
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(file, ensure_ascii=False))
+    chars = [chr(c) for c in range(0x110000) if unicodedata.category(chr(c)) not in ("Lo", "Cn", "Co", "Cs")]
+    texts = [c + "they've" for c in chars] + ["they've" + c for c in chars]
+    hf = tokenizers.Tokenizer.from_file(str(path))
+    theirs = [49152 in e.ids for e in hf.encode_batch_fast(texts, add_special_tokens=False)]
+    assert 10000 < sum(theirs) < len(theirs) - 10000
+    assert not differing(texts, [49152 in ids for ids in ours("json", path, texts, "parse_special")], theirs)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -1,7 +1,7 @@
 """llama.cpp (npm node-llama-cpp) judges the tokenizer read from a GGUF file: the same ids for thousands of strings.
 
 Environment: QL_TOK_TOOL = the helper program tool_tok; QL_SMOL = a SmolLM2-135M GGUF; QL_NODE_MODULES = a directory with
-node-llama-cpp.  QL_TOK_GGUFS = more GGUF files to compare (optional, separated by ':')."""
+node-llama-cpp."""
 import functools
 import json
 import os
@@ -16,7 +16,7 @@ from test_tok_strings import strings
 
 TOOL = os.environ.get("QL_TOK_TOOL")
 MODULES = os.environ.get("QL_NODE_MODULES")
-FILES = [f for f in [os.environ.get("QL_SMOL")] + os.environ.get("QL_TOK_GGUFS", "").split(":") if f]
+FILES = [f for f in [os.environ.get("QL_SMOL")] if f]
 pytestmark = [
     pytest.mark.skipif(not TOOL, reason="QL_TOK_TOOL is not set"),
     pytest.mark.skipif(not FILES, reason="QL_SMOL is not set"),

@@ -19,7 +19,9 @@ DIGITS = ["0", "7", "42", "123", "1234", "12345", "1234567890", "3.14", "-1", "1
 LOOKALIKES = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|begin_of_text|>", "<s>", "</s>", "<unk>", "<pad>",
               "<bos>", "<end_of_turn>", "<start_of_turn>user\n", "<repo_name>", "<filename>", "<|im_start", "|im_end|>", "<|", "|>",
               "< |im_end|>", "<|IM_END|>", "[INST]", "[/INST]", "<think>", "</think>", "<tool_call>", "<0x0A>", "<0xFF>", "▁", "▁the",
-              "Ġ", "Ċ", "<|im_end|><|im_end|>", "<|im_end|> ", " <|im_end|>", "<unused1>", "<mask>"]
+              "Ġ", "Ċ", "<|im_end|><|im_end|>", "<|im_end|> ", " <|im_end|>", "<unused1>", "<mask>", "<|start_header_id|>user<|end_header_id|>",
+              "<|reserved_special_token_7|>", "<|finetune_right_pad_id|>", "<|vision_start|>", "<start_of_image>", "<2mass>", "<unused99>",
+              "[multimodal]", "<h1>", "</strong>", "<tool_response>", "<|fim_prefix|>", "\n\n\n", "\t\t\t", "▁▁▁▁"]
 PUNCT = list("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~") + ["...", "--", "—", "…", "“", "”", "«", "»", "¿", "!!!", "?!", "';", "'s", "'S", "'ll",
                                                       "'", "''", "。", "、", "‘", "’s", "'ſ", "//", "\\n", "/\n", "\"\n\n"]
 CONTROL = [chr(c) for c in (0, 1, 2, 3, 5, 7, 8, 0x0e, 0x1b, 0x1f, 0x7f, 0x80, 0x9f, 0xad)]
@@ -33,7 +35,7 @@ def scalar(rng, low, high):
 
 
 def piece(rng):
-    kind = rng.randrange(20)
+    kind = rng.randrange(21)
     if kind < 6:
         return rng.choice(WORDS) if rng.random() < 0.5 else " " + rng.choice(WORDS)
     if kind < 8:
@@ -56,7 +58,9 @@ def piece(rng):
         return scalar(rng, 0x3000, 0x10000)
     if kind == 18:
         return scalar(rng, 0x10000, 0x20000) if rng.random() < 0.5 else rng.choice(CONTROL)
-    return "".join(rng.choice("abcdefghijklmnopqrstuvwxyzABCXYZ") for _ in range(rng.randrange(1, 30)))
+    if kind == 19:  # random bytes; what is no UTF-8 becomes U+FFFD
+        return rng.randbytes(rng.randrange(1, 9)).decode("utf-8", "replace")
+    return "".join(rng.choices("abcdefghijklmnopqrstuvwxyzABCXYZ", k=rng.randrange(1, 30)))
 
 
 def strings(n, seed=1):
@@ -67,6 +71,15 @@ def strings(n, seed=1):
     while len(out) < n:
         out.append("".join(piece(rng) for _ in range(rng.randrange(1, 16))))
     return out[:n]
+
+
+def unique_strings(n, seed=1):
+    """n different strings."""
+    rng = random.Random(seed)
+    out = dict.fromkeys(strings(500, seed))
+    while len(out) < n:
+        out["".join(piece(rng) for _ in range(rng.randrange(1, 8)))] = None
+    return list(out)
 
 
 def test_strings_are_many_and_repeatable():

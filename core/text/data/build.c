@@ -15,9 +15,11 @@ void built_free(struct built *b)
 	*b = (struct built){0};
 }
 
-/* Applies max_seq_length.  *cut: tokens were left out, or the whole line (dropped). */
+/* Applies max_seq_length: tokens are left out, or the whole line. */
 static int limit_length(const struct ql_dataset_opts *o, struct built *b, struct ql_err *e)
 {
+	size_t cut;
+
 	if (b->ids.n <= o->max_seq_length)
 		return QL_OK;
 	if (o->on_overlong == QL_OVERLONG_ERROR)
@@ -26,6 +28,10 @@ static int limit_length(const struct ql_dataset_opts *o, struct built *b, struct
 		b->dropped = true;
 		return QL_OK;
 	}
+	cut = b->ids.begin[o->max_seq_length];
+	while (cut < b->text.len && ((unsigned char)b->text.data[cut] & 0xc0) == 0x80)
+		cut++; /* a character's other tokens */
+	b->text.len = cut < b->text.len ? cut : b->text.len;
 	b->ids.n = o->max_seq_length;
 	b->truncated = true;
 	return QL_OK;
@@ -40,6 +46,16 @@ static int finish(struct built *b)
 		b->n_targets += b->target[t];
 	b->dropped |= b->n_targets == 0;
 	return QL_OK;
+}
+
+/* Does token t, which begins before byte `at`, reach beyond it?  Tokens touch, so the next one tells where it ends. */
+static bool covers(const struct ql_dataset_opts *o, const struct built *b, size_t t, size_t at)
+{
+	size_t next = t + 1;
+
+	while (next < b->ids.n && b->ids.begin[next] == b->ids.begin[t])
+		next++;
+	return !ql_tok_is_added(o->tok, b->ids.ids[t]) && (next < b->ids.n ? b->ids.begin[next] : b->text.len) > at;
 }
 
 static int build_text(const struct ql_dataset_opts *o, const struct sample *s, struct built *b, struct ql_err *e)
@@ -63,12 +79,13 @@ static int build_text(const struct ql_dataset_opts *o, const struct sample *s, s
 	if (b->target == NULL)
 		return nomem(e);
 	for (size_t t = 1; t < b->ids.n; t++)
-		b->target[t] = !completion || b->ids.begin[t] >= s->prompt_len;
+		b->target[t] = !completion || b->ids.begin[t] >= s->prompt_len || covers(o, b, t, s->prompt_len);
 	return finish(b);
 }
 
-/* Tokens that begin in [span.begin, span.end), up to the last stop token among them. */
-static void mark_span(const struct ql_dataset_opts *o, struct built *b, struct ql_span span, bool to_stop)
+/* Tokens that cover a byte of [span.begin, span.end).  generation: and the stop token behind them; else up to the last stop token
+ * among them. */
+static void mark_span(const struct ql_dataset_opts *o, struct built *b, struct ql_span span, bool generation)
 {
 	size_t first = 0, last, stop;
 
@@ -76,11 +93,18 @@ static void mark_span(const struct ql_dataset_opts *o, struct built *b, struct q
 		first++;
 	for (last = first; last < b->ids.n && b->ids.begin[last] < span.end;)
 		last++;
-	stop = last;
-	while (to_stop && stop > first && !ql_tok_is_stop(o->tok, b->ids.ids[stop - 1]))
-		stop--;
-	if (to_stop && stop > first)
-		last = stop;
+	if (span.begin < span.end)
+		while (first > 0 && covers(o, b, first - 1, span.begin))
+			first--;
+	if (generation) {
+		if (last < b->ids.n && b->ids.begin[last] == span.end && ql_tok_is_stop(o->tok, b->ids.ids[last]))
+			last++;
+	} else {
+		for (stop = last; stop > first && !ql_tok_is_stop(o->tok, b->ids.ids[stop - 1]);)
+			stop--;
+		if (stop > first)
+			last = stop;
+	}
 	memset(b->target + first, 1, last - first);
 }
 
@@ -93,25 +117,26 @@ static int encode_chat(const struct ql_dataset_opts *o, const struct data_render
 	int rc = data_render(r, json_array_size(r->messages), false, &full, e);
 
 	if (rc == QL_OK)
-		rc = data_mask(r, trained, &full, &spans, &n, e);
+		rc = data_mask(r, trained, &full, &spans, &n, &b->only_last, e);
 	if (rc == QL_OK)
 		rc = ql_tok_encode(o->tok, full.text.data, full.text.len, QL_TOK_PARSE_SPECIAL, full.plain, full.n_plain, &b->ids, e);
 	if (rc == QL_OK) {
 		b->target = calloc(b->ids.n + 1, 1);
 		rc = b->target == NULL ? nomem(e) : QL_OK;
 	}
+	if (rc == QL_OK) {
+		b->text = full.text;
+		full.text = (struct ql_buf){0};
+	}
 	/* Targets on the whole sequence first: a stop token beyond the cut still ends its message. */
 	for (size_t i = 0; i < n && rc == QL_OK && o->completion_only_loss; i++)
-		mark_span(o, b, spans[i], full.n_generation == 0);
+		mark_span(o, b, spans[i], full.n_generation > 0);
 	if (rc == QL_OK && !o->completion_only_loss)
 		memset(b->target, 1, b->ids.n);
 	if (rc == QL_OK)
 		rc = limit_length(o, b, e);
-	if (rc == QL_OK) {
-		b->text = full.text;
-		full.text = (struct ql_buf){0};
+	if (rc == QL_OK)
 		rc = finish(b);
-	}
 	free(spans);
 	ql_rendered_free(&full);
 	return rc;

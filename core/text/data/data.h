@@ -1,6 +1,6 @@
 /* data.h - inside this directory: from a JSON line to tokens and mask.
  *
- *   kinds.c     line → struct sample (what to render or which text)     messages.c, sharegpt.c  its parts
+ *   kinds.c     line → struct sample (what to render or which text)     messages.c, sharegpt.c, preference.c  its parts
  *   render.c    conversation → text (the template's variables)          mask.c   text → which byte ranges are trained
  *   build.c     sample → text, ids, targets                             lines.c  file → lines
  *   dataset.c   file → examples and report; preview.c the first lines; chat_encode.c one conversation for serving */
@@ -47,6 +47,16 @@ int data_tools(const json_t *tools, const json_t *functions, struct sample *s, s
 int data_kwargs(const json_t *kwargs, json_t **out, struct ql_err *e); /* a new reference, or NULL if absent */
 int data_sharegpt(const json_t *line, struct sample *s, struct ql_err *e);
 
+/* A preference line: two samples with the same prompt, the first n_prompt messages (or, of text samples, prompt_len bytes). */
+struct preference {
+	struct sample preferred, non_preferred;
+	size_t n_prompt;
+};
+int data_preference(const json_t *line, struct preference *p, struct ql_err *e);
+void preference_free(struct preference *p);
+/* {"prompt","preferred","non_preferred"} as rendered. */
+int data_preference_show(const struct ql_dataset_opts *o, const struct preference *p, json_t **out, struct ql_err *e);
+
 /* Renders messages[0..n) (normalised).  tools, kwargs, trusted may be NULL. */
 struct data_render {
 	const struct ql_tmpl *tmpl;
@@ -56,17 +66,18 @@ struct data_render {
 int data_render(const struct data_render *r, size_t n, bool add_generation_prompt, struct ql_rendered *out, struct ql_err *e);
 
 /* The byte ranges of full->text that are trained, by mask.h's rules before the end-of-turn token is known.
- * *out is allocated (free), sorted.  QL_EINVAL if none can be found. */
+ * *out is allocated (free), sorted.  *only_last: rule 3.  QL_EINVAL if none can be found. */
 int data_mask(const struct data_render *r, const uint8_t *trained, const struct ql_rendered *full, struct ql_span **out,
-	      size_t *n, struct ql_err *e);
+	      size_t *n, bool *only_last, struct ql_err *e);
 
 /* A line worked out. */
 struct built {
-	struct ql_buf text; /* what was tokenised */
+	struct ql_buf text; /* what was tokenised, up to the last token that is kept */
 	struct ql_ids ids;  /* after truncation; the appended EOS begins at text.len */
 	uint8_t *target;
 	uint32_t n_targets;
 	bool truncated, dropped, trailing_dropped;
+	bool only_last; /* mask.h rule 3: earlier answers are not trained */
 };
 void built_free(struct built *b);
 int data_build(const struct ql_dataset_opts *o, const struct sample *s, struct built *b, struct ql_err *e);
@@ -91,5 +102,7 @@ void lines_close(struct lines *l);
  * QL_ELIMIT or QL_EUNSUPPORTED with a reason for people; QL_ENOMEM and QL_EINTERNAL are not the line's fault. */
 int data_line(const struct ql_dataset_opts *o, struct lines *l, enum data_kind *kind, struct built *b, bool *blank,
 	      struct ql_err *e);
+/* The first part of it: the line as an object of the file's kind; *out NULL if blank. */
+int data_line_json(struct lines *l, enum data_kind *kind, json_t **out, struct ql_err *e);
 
 #endif

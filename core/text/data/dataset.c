@@ -149,6 +149,7 @@ static int take_line(struct ql_dataset *d, const struct ql_dataset_opts *o, stru
 		rep->truncated += b.truncated && !b.dropped;
 		rep->dropped += b.dropped;
 		rep->trailing_dropped += b.trailing_dropped;
+		rep->only_last += b.only_last && !b.dropped;
 	}
 	if (rc == QL_OK && !blank && !b.dropped) {
 		rep->examples++;
@@ -255,9 +256,10 @@ json_t *ql_dataset_report_json(const struct ql_dataset_report *rep)
 			json_decref(faults);
 			return NULL;
 		}
-	out = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:s, s:I, s:o}", "kind", rep->kind, "lines",
+	out = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:s, s:I, s:o}", "kind", rep->kind, "lines",
 			(json_int_t)rep->lines, "examples", (json_int_t)rep->examples, "dropped", (json_int_t)rep->dropped,
-			"truncated", (json_int_t)rep->truncated, "trailing_dropped", (json_int_t)rep->trailing_dropped, "tokens",
+			"truncated", (json_int_t)rep->truncated, "trailing_dropped", (json_int_t)rep->trailing_dropped,
+			"only_last", (json_int_t)rep->only_last, "tokens",
 			(json_int_t)rep->tokens, "target_tokens", (json_int_t)rep->target_tokens, "max_tokens",
 			(json_int_t)rep->max_tokens, "target_share", share, "sha256", rep->sha256, "n_faults",
 			(json_int_t)rep->n_faults, "faults", faults);

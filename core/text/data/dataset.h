@@ -2,7 +2,8 @@
  *
  * Kinds, found from the keys of the first line; every line must be of that kind:
  *   chat {"messages"}, prompt/completion {"prompt","completion"} (strings, or lists of messages), text {"text"},
- *   Alpaca {"instruction","output"}, ShareGPT {"conversations"}; preference {"input",…} is recognised and refused.
+ *   Alpaca {"instruction","output"}, ShareGPT {"conversations"}; preference pairs {"input","preferred_output",
+ *   "non_preferred_output"} or {"prompt","chosen","rejected"} are checked and then refused: nothing trains on them yet.
  * Which tokens are targets: see mask.h.  Chat lines are tokenised once, as rendered, with add_special off.
  * Reading is by line (QL_DATASET_LINE_MAX, QL_DATASET_LINES_MAX), never the whole file; the examples are kept in memory,
  * 5 bytes a token. */
@@ -35,12 +36,18 @@ enum ql_overlong {
 	QL_OVERLONG_ERROR     /* a fault of that line */
 };
 
+enum ql_train_on {
+	QL_TRAIN_ON_ALL, /* every assistant message with weight 1 */
+	QL_TRAIN_ON_LAST /* only the last assistant message; a line in which its weight is 0 is a fault */
+};
+
 struct ql_dataset_opts {
 	const struct ql_tok *tok;
 	const struct ql_tmpl *tmpl; /* may be NULL; then a chat line is a fault */
 	const json_t *trusted;      /* bos_token, eos_token, … for the template; may be NULL */
 	uint32_t max_seq_length;    /* >= 2 */
 	enum ql_overlong on_overlong;
+	enum ql_train_on train_on;
 	bool completion_only_loss; /* true: as mask.h; false: every token but the first is a target */
 	bool alpaca_template;      /* Alpaca lines as the Stanford prompt/completion text instead of chat */
 	int min_examples;          /* fewer (after dropping): QL_EFORMAT, param "invalid_n_examples" */
@@ -58,6 +65,7 @@ struct ql_dataset_report {
 	char kind[24]; /* "chat", "completion", "completion-chat", "text", "alpaca", "sharegpt", "preference" or "" */
 	uint64_t lines, examples, dropped, truncated, tokens, target_tokens, max_tokens;
 	uint64_t trailing_dropped; /* chat lines whose messages after the last assistant message were left out */
+	uint64_t only_last;        /* chat lines whose earlier answers are not trained since the template rewrites them (mask.h) */
 	struct ql_dataset_fault faults[QL_DATASET_FAULTS_REPORTED];
 	uint64_t n_faults; /* all of them; the first QL_DATASET_FAULTS_REPORTED are listed */
 	char sha256[65];   /* of the file */
@@ -80,10 +88,13 @@ void ql_dataset_free(struct ql_dataset *d);                             /* accep
 /* The report as a JSON object (kind, examples, …, target_share, faults: [{line, reason}]); NULL when out of memory. */
 json_t *ql_dataset_report_json(const struct ql_dataset_report *rep);
 
-/* The first n lines (1..100) as they will be trained: {"kind","examples":[{"line","text","tokens","target_tokens",
- * "truncated","trained":[{"begin","end","text"}],"ids":[…],"target":[0|1,…]} or {"line","error"}]}.  text is what was tokenised; trained lists
- * the byte ranges of text covered by target tokens.  *out is a new reference. */
-int ql_dataset_preview(json_t **out, int dirfd, const char *path, const struct ql_dataset_opts *o, size_t n,
+/* The first n lines (1..100) as they will be trained: {"kind","has_more","examples":[{"line","text","tokens","target_tokens",
+ * "truncated","dropped","trained":[{"begin","end","text"}],"ids":[…],"target":[0|1,…]}]}.  text is what was tokenised, up to the last
+ * token that is kept; trained lists the byte ranges of text that target tokens cover.  A line with a fault is {"line","error"}; a
+ * preference line {"line","prompt","preferred","non_preferred"} with the rendered texts.  At most max_bytes of JSON are made: the
+ * lines that no longer fit are left out (has_more), a first line that does not fit is an error of its own.
+ * *out is a new reference. */
+int ql_dataset_preview(json_t **out, int dirfd, const char *path, const struct ql_dataset_opts *o, size_t n, size_t max_bytes,
 		       struct ql_err *e);
 
 /* One conversation for serving: normalise, render, tokenise exactly as training does, so that the ids of a served prompt

@@ -144,6 +144,19 @@ static int alpaca_sample(const json_t *line, bool as_text, struct sample *s, str
 	return rc;
 }
 
+/* What is wrong with the pair, else that nothing trains on pairs. */
+static int refuse_preference(const json_t *line, struct ql_err *e)
+{
+	struct preference p = {0};
+	int rc = data_preference(line, &p, e);
+
+	preference_free(&p);
+	if (rc != QL_OK)
+		return rc;
+	return ql_err_set(e, QL_EUNSUPPORTED, "preference data (preferred and non-preferred answers) cannot be trained on "
+					      "yet: there is no DPO; use {\"messages\": […]} lines");
+}
+
 int data_sample(const json_t *line, enum data_kind k, bool alpaca_text, struct sample *s, struct ql_err *e)
 {
 	int rc;
@@ -165,8 +178,7 @@ int data_sample(const json_t *line, enum data_kind k, bool alpaca_text, struct s
 			rc = data_tools(json_object_get(line, "tools"), json_object_get(line, "functions"), s, e);
 		break;
 	case DATA_PREFERENCE:
-		return ql_err_set(e, QL_EUNSUPPORTED, "preference data (preferred and non-preferred answers) cannot be trained on "
-						      "yet: there is no DPO; use {\"messages\": […]} lines");
+		return refuse_preference(line, e);
 	default:
 		return ql_err_set(e, QL_EINVAL, "the keys of this line tell no known kind: expected 'messages', 'prompt' and "
 						"'completion', 'text', 'instruction' and 'output', or 'conversations'");

@@ -73,7 +73,7 @@ static int by_prefix(const struct data_render *r, size_t i, const struct ql_rend
 }
 
 static int by_prefixes(const struct data_render *r, const uint8_t *trained, const struct ql_rendered *full,
-		       struct ql_span *out, size_t *n, struct ql_err *e)
+		       struct ql_span *out, size_t *n, bool *only_last, struct ql_err *e)
 {
 	size_t count = json_array_size(r->messages), last = 0;
 	bool found = true;
@@ -104,20 +104,22 @@ static int by_prefixes(const struct data_render *r, const uint8_t *trained, cons
 				    "the answer is not what a request for it would be",
 				    trained[last] ? "its last answer cannot be located" : "no trained answer can be located");
 	*n = 1;
+	*only_last = true;
 	return QL_OK;
 }
 
 int data_mask(const struct data_render *r, const uint8_t *trained, const struct ql_rendered *full, struct ql_span **out,
-	      size_t *n, struct ql_err *e)
+	      size_t *n, bool *only_last, struct ql_err *e)
 {
 	size_t room = json_array_size(r->messages) + full->n_generation;
 	int rc;
 
 	*n = 0;
+	*only_last = false;
 	*out = calloc(room + 1, sizeof **out);
 	if (*out == NULL)
 		return ql_err_set(e, QL_ENOMEM, "dataset line");
-	rc = full->n_generation > 0 ? by_generation(r, trained, full, *out, n, e) : by_prefixes(r, trained, full, *out, n, e);
+	rc = full->n_generation > 0 ? by_generation(r, trained, full, *out, n, e) : by_prefixes(r, trained, full, *out, n, only_last, e);
 	if (rc != QL_OK) {
 		free(*out);
 		*out = NULL;

@@ -1,8 +1,6 @@
 /* preview.c - the first lines of a file as they will be trained, for people to look at. */
 #include "core/text/data/data.h"
 
-#include "core/base/hash.h"
-
 #define PREVIEW_MAX 100
 
 static int nomem(struct ql_err *e) { return ql_err_set(e, QL_ENOMEM, "preview"); }
@@ -69,34 +67,74 @@ static json_t *describe(const struct built *b, uint64_t line)
 			 "ids", ids, "target", target);
 }
 
-static int one_line(const struct ql_dataset_opts *o, struct lines *l, enum data_kind *kind, json_t *examples, struct ql_err *e)
+/* A preference line: nothing is trained, but people want to see what it says. */
+static int show_pair(const struct ql_dataset_opts *o, struct lines *l, enum data_kind *kind, json_t **out, struct ql_err *e)
+{
+	struct preference p = {0};
+	json_t *line;
+	int rc = data_line_json(l, kind, &line, e);
+
+	if (rc == QL_OK)
+		rc = data_preference(line, &p, e);
+	if (rc == QL_OK)
+		rc = data_preference_show(o, &p, out, e);
+	if (rc == QL_OK && json_object_set_new(*out, "line", json_integer((json_int_t)l->number)) != 0)
+		rc = nomem(e);
+	preference_free(&p);
+	json_decref(line);
+	return rc;
+}
+
+/* *out NULL: a blank line.  A line's own fault becomes its "error". */
+static int one_line(const struct ql_dataset_opts *o, struct lines *l, enum data_kind *kind, json_t **out, struct ql_err *e)
 {
 	struct built b = {0};
 	struct ql_err why = {0};
 	bool blank;
 	int rc = data_line(o, l, kind, &b, &blank, &why);
-	json_t *v = NULL;
 
-	if (rc == QL_ENOMEM || rc == QL_EINTERNAL) {
-		built_free(&b);
-		return ql_err_set(e, rc, "%s", why.message);
-	}
-	if (rc != QL_OK)
-		v = json_pack("{s:I, s:s}", "line", (json_int_t)l->number, "error", why.message);
-	else if (!blank)
-		v = b.target == NULL ? json_pack("{s:I, s:s}", "line", (json_int_t)l->number, "error", "dropped") : describe(&b, l->number);
+	*out = NULL;
+	if (rc == QL_OK && !blank)
+		*out = describe(&b, l->number);
 	built_free(&b);
-	if (rc == QL_OK && blank)
-		return QL_OK;
-	return v == NULL || json_array_append_new(examples, v) != 0 ? nomem(e) : QL_OK;
+	if (rc == QL_OK)
+		return !blank && *out == NULL ? nomem(e) : QL_OK;
+	if (rc == QL_EUNSUPPORTED && *kind == DATA_PREFERENCE)
+		rc = show_pair(o, l, kind, out, &why);
+	if (rc == QL_ENOMEM || rc == QL_EINTERNAL)
+		return ql_err_set(e, rc, "%s", why.message);
+	if (rc != QL_OK)
+		*out = json_pack("{s:I, s:s}", "line", (json_int_t)l->number, "error", why.message);
+	return *out == NULL ? nomem(e) : QL_OK;
 }
 
-int ql_dataset_preview(json_t **out, int dirfd, const char *path, const struct ql_dataset_opts *o, size_t n, struct ql_err *e)
+/* Takes v over while it fits into *room; *full otherwise. */
+static int append(json_t *examples, json_t *v, size_t *room, bool *full, struct ql_err *e)
+{
+	size_t bytes = json_dumpb(v, NULL, 0, JSON_COMPACT);
+
+	*full = bytes > *room;
+	if (*full && json_array_size(examples) == 0) {
+		json_t *instead = json_pack("{s:O, s:s}", "line", json_object_get(v, "line"), "error", "too long to be shown");
+
+		json_decref(v);
+		return instead == NULL || json_array_append_new(examples, instead) != 0 ? nomem(e) : QL_OK;
+	}
+	if (*full) {
+		json_decref(v);
+		return QL_OK;
+	}
+	*room -= bytes;
+	return json_array_append_new(examples, v) != 0 ? nomem(e) : QL_OK;
+}
+
+int ql_dataset_preview(json_t **out, int dirfd, const char *path, const struct ql_dataset_opts *o, size_t n, size_t max_bytes,
+		       struct ql_err *e)
 {
 	enum data_kind kind = DATA_UNKNOWN;
-	json_t *examples = json_array();
+	json_t *examples = json_array(), *v;
 	struct lines l = {.fd = -1};
-	bool more = true;
+	bool more = true, full = false;
 	int rc;
 
 	*out = NULL;
@@ -105,14 +143,20 @@ int ql_dataset_preview(json_t **out, int dirfd, const char *path, const struct q
 		return ql_err_set(e, QL_EINVAL, "a preview has 1 to %d lines and needs a tokenizer", PREVIEW_MAX);
 	}
 	rc = examples == NULL ? nomem(e) : lines_open(&l, dirfd, path, NULL, e);
-	while (rc == QL_OK && more && json_array_size(examples) < n) {
+	while (rc == QL_OK && more && !full) {
 		rc = lines_next(&l, &more, e);
-		if (rc == QL_OK && more)
-			rc = one_line(o, &l, &kind, examples, e);
+		if (rc != QL_OK || !more)
+			break;
+		full = json_array_size(examples) == n;
+		v = NULL;
+		if (!full)
+			rc = one_line(o, &l, &kind, &v, e);
+		if (rc == QL_OK && v != NULL)
+			rc = append(examples, v, &max_bytes, &full, e);
 	}
 	lines_close(&l);
 	if (rc == QL_OK) {
-		*out = json_pack("{s:s, s:O}", "kind", data_kind_name(kind), "examples", examples);
+		*out = json_pack("{s:s, s:b, s:O}", "kind", data_kind_name(kind), "has_more", (int)full, "examples", examples);
 		rc = *out == NULL ? nomem(e) : QL_OK;
 	}
 	json_decref(examples);

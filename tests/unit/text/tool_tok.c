@@ -1,7 +1,8 @@
 /* tool_tok.c - a tokenizer on the command line, for the interop tests:
- *	tool_tok gguf FILE | json TOKENIZER_JSON [TOKENIZER_CONFIG_JSON]   then any of: add_special parse_special begin decode
- * reads a JSON array of strings on stdin and prints a JSON array: for each string its ids; with `begin` an object
- * {"ids","begin"}; with `decode` the text that its ids decode to.  A string that fails gives {"error"}. */
+ *	tool_tok gguf FILE | json TOKENIZER_JSON [TOKENIZER_CONFIG_JSON]
+ * then any of: add_special parse_special begin decode ids=OUT; reads a JSON array of strings on stdin and prints a JSON array:
+ * for each string its ids; with `begin` an object {"ids","begin"}; with `decode` the text that its ids decode to.  A string
+ * that fails gives {"error"}.  ids=OUT also writes the ids to a file: 32-bit integers, -1 after each string. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,7 +66,16 @@ static json_t *numbers(const struct ql_ids *v, bool begin)
 	return a;
 }
 
-static json_t *answer(const struct ql_tok *t, const json_t *s, unsigned flags, bool begin, bool decode)
+static void write_ids(FILE *f, const struct ql_ids *v)
+{
+	static const int32_t end = -1;
+
+	if (v->n > 0)
+		(void)fwrite(v->ids, sizeof *v->ids, v->n, f);
+	(void)fwrite(&end, sizeof end, 1, f);
+}
+
+static json_t *answer(const struct ql_tok *t, const json_t *s, unsigned flags, bool begin, bool decode, FILE *f)
 {
 	struct ql_ids ids = {0};
 	struct ql_buf text = {0};
@@ -75,6 +85,8 @@ static json_t *answer(const struct ql_tok *t, const json_t *s, unsigned flags, b
 
 	if (rc == QL_OK && decode)
 		rc = ql_tok_decode(t, ids.ids, ids.n, false, &text, &e);
+	if (f != NULL)
+		write_ids(f, &ids);
 	if (rc != QL_OK)
 		v = json_pack("{s:s}", "error", e.message);
 	else if (decode)
@@ -96,6 +108,7 @@ int main(int argc, char **argv)
 	unsigned flags = 0;
 	bool begin = false, decode = false;
 	json_t *list, *out = json_array(), *s;
+	FILE *f = NULL;
 	size_t i;
 
 	if (argc < 3 || load(&t, argc, argv, &e) != QL_OK) {
@@ -107,14 +120,18 @@ int main(int argc, char **argv)
 		flags |= strcmp(argv[k], "parse_special") == 0 ? QL_TOK_PARSE_SPECIAL : 0;
 		begin |= strcmp(argv[k], "begin") == 0;
 		decode |= strcmp(argv[k], "decode") == 0;
+		if (strncmp(argv[k], "ids=", 4) == 0 && (f = fopen(argv[k] + 4, "wb")) == NULL)
+			return 1;
 	}
 	if (read_all(stdin, &in) != QL_OK || (list = json_loadb(in.data, in.len, JSON_ALLOW_NUL, NULL)) == NULL) {
 		fprintf(stderr, "tool_tok: no JSON on stdin\n");
 		return 1;
 	}
 	json_array_foreach(list, i, s)
-		json_array_append_new(out, answer(t, s, flags, begin, decode));
+		json_array_append_new(out, answer(t, s, flags, begin, decode, f));
 	json_dumpf(out, stdout, JSON_COMPACT);
+	if (f != NULL && fclose(f) != 0)
+		return 1;
 	json_decref(list);
 	json_decref(out);
 	ql_buf_free(&in);

@@ -39,6 +39,8 @@ static inline void setup(struct fixture *f, const char *template, bool add_bos)
 	mini_add(&f->mini, "<|eot_id|>", QL_TOK_CONTROL);
 	mini_add(&f->mini, "<end_of_turn>", QL_TOK_CONTROL);
 	mini_add(&f->mini, "<|user|>", QL_TOK_CONTROL);
+	mini_add(&f->mini, "\u0120b", QL_TOK_NORMAL); /* " b" is one token */
+	mini_merge(&f->mini, "\u0120 b");
 	f->mini.spec.eos = EOS;
 	f->mini.spec.eot = IM_END;
 	if (add_bos) {

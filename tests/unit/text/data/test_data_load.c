@@ -31,8 +31,6 @@ static void kinds(void **state)
 		    "{\"from\":\"observation\",\"value\":\"t\"},{\"from\":\"bing\",\"value\":\"c\"}]}\n");
 	shows(&f, 0, S "system\ns" E "\n" S "user\na" E "\n" S "assistant\n[b" E "]\n" S "tool\nt" E "\n" S "assistant\n[c" E "]\n");
 	assert_string_equal(f.rep.kind, "sharegpt");
-	load_bad(&f, "{\"input\":{\"messages\":[]},\"preferred_output\":[],\"non_preferred_output\":[]}\n", "preference");
-	assert_string_equal(f.rep.kind, "preference");
 	load_bad(&f, "{\"foo\":1}\n", "tell no known kind");
 	load_bad(&f, LINE "\n{\"text\":\"a\"}\n", "a text line in a file that began with chat lines");
 	assert_int_equal(f.rep.faults[0].line, 2);
@@ -209,6 +207,62 @@ static void cancelled(void **state)
 	teardown(&f);
 }
 
+#define PAIR(good, bad) "{\"input\":{\"messages\":[" M("user", "a") "]},\"preferred_output\":[" good "],\"non_preferred_output\":[" bad "]}\n"
+
+/* Pairs are checked, refused for training with one reason, and shown. */
+static void preference(void **state)
+{
+	static const struct {
+		const char *line, *reason;
+	} rows[] = {
+		{PAIR(M("assistant", "b"), M("assistant", "c")), "there is no DPO"},
+		{"{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":\"c\"}\n", "there is no DPO"},
+		{"{\"prompt\":[" M("user", "a") "],\"chosen\":[" M("assistant", "b") "],\"rejected\":[" M("assistant", "c") "]}\n", "there is no DPO"},
+		{"{\"input\":{\"messages\":[" M("user", "a") "]},\"preferred_completion\":[" M("assistant", "b") "],"
+		 "\"non_preferred_completion\":[" M("assistant", "c") "]}\n", "there is no DPO"},
+		{PAIR(M("assistant", "b"), M("assistant", "b")), "is the same as"},
+		{PAIR(M("user", "b"), M("assistant", "c")), "no assistant message"},
+		{PAIR(M("assistant", "b") "," M("user", "x"), M("assistant", "c")), "must end with an assistant message"},
+		{PAIR("", M("assistant", "c")), "non-empty list"},
+		{PAIR("{\"role\":\"robot\",\"content\":\"b\"}", M("assistant", "c")), "messages[1].role"},
+		{"{\"input\":{\"messages\":[]},\"preferred_output\":[],\"non_preferred_output\":[1]}\n", "'input' must be"},
+		{"{\"input\":5,\"preferred_output\":[],\"non_preferred_output\":[1]}\n", "'input' must be"},
+		{"{\"input\":{\"messages\":[]},\"preferred_output\":[]}\n", "'non_preferred_output' is missing"},
+		{"{\"preferred_output\":[],\"preferred_completion\":[],\"non_preferred_output\":[]}\n", "mean the same"},
+		{"{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":[]}\n", "'rejected' must be a string"},
+		{"{\"chosen\":\"b\",\"rejected\":\"c\"}\n", "'prompt' must be"},
+	};
+	const char *data = PAIR(M("assistant", "b"), M("assistant", "c")) "{\"prompt\":\"p\",\"chosen\":\"b\",\"rejected\":\"c\"}\n"
+			   "{\"chosen\":\"b\",\"rejected\":\"c\"}\n";
+	struct fixture f;
+	json_t *p = NULL, *list, *x;
+	char name[64];
+	int dir;
+
+	(void)state;
+	setup(&f, CHATML, false);
+	for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+		load_bad(&f, rows[i].line, rows[i].reason);
+		assert_string_equal(f.rep.kind, "preference");
+	}
+	dir = write_file(data, strlen(data), name);
+	assert_int_equal(ql_dataset_preview(&p, dir, name, &f.o, 10, 10000, &f.e), QL_OK);
+	list = json_object_get(p, "examples");
+	assert_int_equal(json_array_size(list), 3);
+	x = json_array_get(list, 0);
+	assert_string_equal(json_string_value(json_object_get(x, "prompt")), S "user\na" E "\n" S "assistant\n");
+	assert_string_equal(json_string_value(json_object_get(x, "preferred")), "b" E "\n");
+	assert_string_equal(json_string_value(json_object_get(x, "non_preferred")), "c" E "\n");
+	x = json_array_get(list, 1);
+	assert_string_equal(json_string_value(json_object_get(x, "prompt")), "p");
+	assert_string_equal(json_string_value(json_object_get(x, "non_preferred")), "c");
+	assert_non_null(json_object_get(json_array_get(list, 2), "error"));
+	json_decref(p);
+	(void)unlinkat(dir, name, 0);
+	(void)close(dir);
+	teardown(&f);
+}
+
 static void preview(void **state)
 {
 	const char *data = "{\"messages\":[" M("user", "a") "," M("assistant", "\\u00e9") "]}\n{\"messages\":5}\n\n" LINE "\n";
@@ -220,9 +274,10 @@ static void preview(void **state)
 	(void)state;
 	setup(&f, CHATML, false);
 	dir = write_file(data, strlen(data), name);
-	assert_int_equal(ql_dataset_preview(&p, dir, name, &f.o, 3, &f.e), QL_OK);
+	assert_int_equal(ql_dataset_preview(&p, dir, name, &f.o, 3, 10000, &f.e), QL_OK);
 	list = json_object_get(p, "examples");
 	assert_int_equal(json_array_size(list), 3);
+	assert_true(json_is_false(json_object_get(p, "has_more")));
 	x = json_array_get(list, 0);
 	assert_string_equal(json_string_value(json_object_get(x, "text")), S "user\na" E "\n" S "assistant\n\xc3\xa9" E "\n");
 	x = json_array_get(json_object_get(x, "trained"), 0);
@@ -230,8 +285,29 @@ static void preview(void **state)
 	assert_non_null(json_object_get(json_array_get(list, 1), "error"));
 	assert_int_equal(json_integer_value(json_object_get(json_array_get(list, 2), "line")), 4);
 	json_decref(p);
-	assert_int_equal(ql_dataset_preview(&p, dir, name, &f.o, 0, &f.e), QL_EINVAL);
-	assert_int_equal(ql_dataset_preview(&p, dir, "missing", &f.o, 1, &f.e), QL_ENOTFOUND);
+	/* as many lines as asked for, as many bytes as allowed */
+	assert_int_equal(ql_dataset_preview(&p, dir, name, &f.o, 2, 10000, &f.e), QL_OK);
+	assert_int_equal(json_array_size(json_object_get(p, "examples")), 2);
+	assert_true(json_is_true(json_object_get(p, "has_more")));
+	json_decref(p);
+	assert_int_equal(ql_dataset_preview(&p, dir, name, &f.o, 3, 600, &f.e), QL_OK);
+	assert_int_equal(json_array_size(json_object_get(p, "examples")), 2);
+	assert_true(json_is_true(json_object_get(p, "has_more")));
+	json_decref(p);
+	assert_int_equal(ql_dataset_preview(&p, dir, name, &f.o, 3, 100, &f.e), QL_OK);
+	list = json_object_get(p, "examples");
+	assert_int_equal(json_array_size(list), 1);
+	assert_string_equal(json_string_value(json_object_get(json_array_get(list, 0), "error")), "too long to be shown");
+	json_decref(p);
+	/* a truncated line shows what is left of it */
+	f.o.max_seq_length = 8;
+	assert_int_equal(ql_dataset_preview(&p, dir, name, &f.o, 1, 10000, &f.e), QL_OK);
+	x = json_array_get(json_object_get(p, "examples"), 0);
+	assert_string_equal(json_string_value(json_object_get(x, "text")), S "user\na" E);
+	assert_true(json_is_true(json_object_get(x, "dropped")));
+	json_decref(p);
+	assert_int_equal(ql_dataset_preview(&p, dir, name, &f.o, 0, 10000, &f.e), QL_EINVAL);
+	assert_int_equal(ql_dataset_preview(&p, dir, "missing", &f.o, 1, 10000, &f.e), QL_ENOTFOUND);
 	(void)unlinkat(dir, name, 0);
 	(void)close(dir);
 	rep = ql_dataset_report_json(&f.rep);
@@ -244,7 +320,7 @@ int main(void)
 {
 	const struct CMUnitTest t[] = {cmocka_unit_test(kinds), cmocka_unit_test(tools), cmocka_unit_test(message_faults),
 				       cmocka_unit_test(line_faults), cmocka_unit_test(all_faults_are_collected), cmocka_unit_test(files),
-				       cmocka_unit_test(cancelled), cmocka_unit_test(preview)};
+				       cmocka_unit_test(cancelled), cmocka_unit_test(preference), cmocka_unit_test(preview)};
 
 	return cmocka_run_group_tests(t, NULL, NULL);
 }

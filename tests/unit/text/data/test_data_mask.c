@@ -72,6 +72,55 @@ static void generation(void **state)
 	load_ok(&f, "{\"messages\":[" M("user", "a") ",{\"role\":\"assistant\",\"content\":\"b\",\"weight\":0}," M("user", "c") "," M("assistant", "d") "]}\n");
 	shows(&f, 0, S "user\na" E "\n" S "assistant\nb" E "\n" S "user\nc" E "\n" S "assistant\n[d" E "]\n");
 	teardown(&f);
+	/* the block leaves the end of the turn out: trained all the same; but not a later one */
+	setup(&f, "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
+		  "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{{ gap ~ '<|im_end|>\n' }}{% endfor %}", false);
+	load_ok(&f, "{\"messages\":[" M("user", "a") "," M("assistant", "b") "]}\n");
+	shows(&f, 0, S "user\na" E "\n" S "assistant\n[b" E "]\n");
+	load_ok(&f, "{\"messages\":[" M("user", "a") "," M("assistant", "b") "],\"chat_template_kwargs\":{\"gap\":\".\"}}\n");
+	shows(&f, 0, S "user\na." E "\n" S "assistant\n[b]." E "\n");
+	teardown(&f);
+}
+
+static void last_turn(void **state)
+{
+	static const char *const templates[] = {CHATML, WITH_GENERATION};
+	struct fixture f;
+
+	(void)state;
+	for (size_t i = 0; i < 2; i++) {
+		setup(&f, templates[i], false);
+		f.o.train_on = QL_TRAIN_ON_LAST;
+		load_ok(&f, "{\"messages\":[" M("user", "a") "," M("assistant", "b") "," M("user", "c") "," M("assistant", "d") "," M("user", "e") "]}\n");
+		shows(&f, 0, S "user\na" E "\n" S "assistant\nb" E "\n" S "user\nc" E "\n" S "assistant\n[d" E "]\n");
+		load_bad(&f, "{\"messages\":[" M("user", "a") "," M("assistant", "b") "," M("user", "c") ",{\"role\":\"assistant\",\"content\":\"d\",\"weight\":0}]}\n",
+			 "the last assistant message has weight 0");
+		load_ok(&f, "{\"text\":\"ab\"}\n");
+		shows(&f, 0, "a[b<|eos|>]");
+		teardown(&f);
+	}
+}
+
+/* A token that reaches from the prompt into the answer is trained, as in TRL. */
+static void straddling(void **state)
+{
+	struct fixture f;
+
+	(void)state;
+	setup(&f, "{% for m in messages %}{{ m.role + ': ' }}{{ m.content + '<|im_end|>' }}{% endfor %}"
+		  "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}", false);
+	load_ok(&f, "{\"prompt\":\"a \",\"completion\":\"bc\"}\n{\"prompt\":\"a \",\"completion\":\"c\"}\n{\"prompt\":\"a\",\"completion\":\" b\"}\n");
+	shows(&f, 0, "a[ bc<|eos|>]");
+	shows(&f, 1, "a [c<|eos|>]");
+	shows(&f, 2, "a[ b<|eos|>]");
+	load_ok(&f, "{\"messages\":[" M("user", "b") "," M("assistant", "bc") "]}\n");
+	shows(&f, 0, "user: b" E "assistant:[ bc" E "]");
+	teardown(&f);
+	setup(&f, "{% for m in messages %}{{ m.role + ': ' }}{% if m.role == 'assistant' %}{% generation %}{{ m.content + '<|im_end|>' }}"
+		  "{% endgeneration %}{% else %}{{ m.content + '<|im_end|>' }}{% endif %}{% endfor %}", false);
+	load_ok(&f, "{\"messages\":[" M("user", "b") "," M("assistant", "bc") "]}\n");
+	shows(&f, 0, "user: b" E "assistant:[ bc" E "]");
+	teardown(&f);
 }
 
 /* The ways of other families: headers with the end token inside the turn, [INST] with EOS, "model" for assistant. */
@@ -212,7 +261,7 @@ static void train_is_serve(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest t[] = {cmocka_unit_test(chatml), cmocka_unit_test(rewriting), cmocka_unit_test(generation), cmocka_unit_test(families),
+	const struct CMUnitTest t[] = {cmocka_unit_test(chatml), cmocka_unit_test(rewriting), cmocka_unit_test(generation), cmocka_unit_test(last_turn), cmocka_unit_test(straddling), cmocka_unit_test(families),
 				       cmocka_unit_test(texts), cmocka_unit_test(truncation), cmocka_unit_test(train_is_serve)};
 
 	return cmocka_run_group_tests(t, NULL, NULL);
