@@ -34,7 +34,7 @@ static const struct field qlora_fields[] = {
 	{"min_lr_ratio", NUM, 0, 1, false, false, NULL, "0.0"},
 	{"warmup_ratio", NUM, 0, 0.5, false, false, NULL, "null"},
 	{"warmup_steps", INT, 0, 1000000, false, false, NULL, "null"},
-	{"optimizer", WORD, 0, 0, false, false, "adamw", "\"adamw\""}, /* the engine has no 8-bit or paged states yet */
+	{"optimizer", WORD, 0, 0, false, false, "adamw|adamw_8bit|paged_adamw|paged_adamw_8bit", "\"adamw\""},
 	{"adam_beta1", NUM, 0, 1, false, true, NULL, "0.9"},
 	{"adam_beta2", NUM, 0, 1, false, true, NULL, "0.999"},
 	{"adam_epsilon", NUM, 1e-12, 1e-3, false, false, NULL, "1e-8"},

@@ -1,6 +1,7 @@
 /* device.cu - the CUDA device itself: opening, errors, memory by kind, staging, queues, events and graphs.
  *
- * Memory: cudaMalloc with a table pointer → (bytes, kind), so that mem_info and the peak are exact.  Host copies go through
+ * Memory: cudaMalloc with a table pointer → (bytes, kind), so that mem_info and the peak are exact.  Copies let the
+ * driver tell device memory from pinned memory of the host (paged states).  Host copies go through
  * pinned staging: small ones through a per-queue buffer (a download lands in the caller's memory at the next sync), large
  * ones through two bulk buffers in turn.  A queue is a CUDA stream with its own cuBLAS workspace and decode workspace.
  * Only one scratch area exists; when another queue uses it, that queue waits for the last user. */
@@ -80,6 +81,14 @@ static bool grow_table(struct cu_dev *c)
 	return true;
 }
 
+static void note_alloc(struct cu_dev *c, void *p, size_t bytes, uint32_t kind)
+{
+	struct cu_alloc *a = &c->allocs[slot_of(c, p)];
+
+	a->p = p, a->bytes = bytes, a->kind = kind;
+	c->n_allocs++;
+}
+
 int cu_alloc(struct ql_device *d, enum ql_mem_kind kind, size_t bytes, void **out, struct ql_err *e)
 {
 	struct cu_dev *c = cu_of(d);
@@ -103,14 +112,37 @@ int cu_alloc(struct ql_device *d, enum ql_mem_kind kind, size_t bytes, void **ou
 		*out = NULL;
 		return cu_fail(d, r, e);
 	}
-	struct cu_alloc *a = &c->allocs[slot_of(c, *out)];
-	a->p = *out, a->bytes = bytes, a->kind = (uint32_t)kind;
-	c->n_allocs++;
+	note_alloc(c, *out, bytes, (uint32_t)kind);
 	c->used[kind] += bytes;
 	for (int k = 0; k < QL_MEM_KINDS; k++)
 		sum += c->used[k];
 	if (sum > c->peak)
 		c->peak = sum;
+	return QL_OK;
+}
+
+/* Pinned memory of the host, in the device's address space under the same pointer; it is no device memory and not counted. */
+static int dev_alloc_paged(struct ql_device *d, size_t bytes, void **out, struct ql_err *e)
+{
+	struct cu_dev *c = cu_of(d);
+
+	*out = NULL;
+	QL_TRY(cu_begin(d, "alloc_paged", e));
+	if (2 * (c->n_allocs + 1) > c->cap_allocs && !grow_table(c))
+		return ql_err_set(e, QL_ENOMEM, "out of memory");
+	if (bytes == 0)
+		bytes = 1;
+	cudaError_t r = cudaHostAlloc(out, bytes, cudaHostAllocMapped | cudaHostAllocPortable);
+	if (r == cudaErrorMemoryAllocation) {
+		(void)cudaGetLastError();
+		*out = NULL;
+		return ql_err_set(e, QL_ENOMEM, "%zu bytes of pinned host memory cannot be had", bytes);
+	}
+	if (r != cudaSuccess) {
+		*out = NULL;
+		return cu_fail(d, r, e);
+	}
+	note_alloc(c, *out, bytes, CU_PINNED);
 	return QL_OK;
 }
 
@@ -123,7 +155,9 @@ void cu_free(struct ql_device *d, void *p)
 	size_t i = slot_of(c, p);
 	if (!c->allocs[i].p)
 		return;
-	c->used[c->allocs[i].kind] -= c->allocs[i].bytes;
+	const bool pinned = c->allocs[i].kind == CU_PINNED;
+	if (!pinned)
+		c->used[c->allocs[i].kind] -= c->allocs[i].bytes;
 	c->n_allocs--;
 	c->allocs[i].p = NULL;
 	for (size_t j = (i + 1) & (c->cap_allocs - 1); c->allocs[j].p; j = (j + 1) & (c->cap_allocs - 1)) {
@@ -133,7 +167,7 @@ void cu_free(struct ql_device *d, void *p)
 		c->allocs[slot_of(c, moved.p)] = moved;
 	}
 	if (!c->dead.code) {
-		cudaError_t r = cudaFree(p);
+		cudaError_t r = pinned ? cudaFreeHost(p) : cudaFree(p);
 
 		if (r != cudaSuccess) {
 			c->op = "free";
@@ -226,7 +260,7 @@ int cu_upload(struct ql_device *d, struct ql_queue *q, void *dst, const void *sr
 			q->up_used = 0;
 		}
 		memcpy(q->up + q->up_used, src, bytes);
-		CU_TRY(cudaMemcpyAsync(dst, q->up + q->up_used, bytes, cudaMemcpyHostToDevice, q->s));
+		CU_TRY(cudaMemcpyAsync(dst, q->up + q->up_used, bytes, cudaMemcpyDefault, q->s));
 		q->up_used += cu_align(bytes);
 		return QL_OK;
 	}
@@ -236,7 +270,7 @@ int cu_upload(struct ql_device *d, struct ql_queue *q, void *dst, const void *sr
 
 		CU_TRY(cudaEventSynchronize(c->bulk_ev[i]));
 		memcpy(c->bulk[i], (const uint8_t *)src + off, n);
-		CU_TRY(cudaMemcpyAsync((uint8_t *)dst + off, c->bulk[i], n, cudaMemcpyHostToDevice, q->s));
+		CU_TRY(cudaMemcpyAsync((uint8_t *)dst + off, c->bulk[i], n, cudaMemcpyDefault, q->s));
 		CU_TRY(cudaEventRecord(c->bulk_ev[i], q->s));
 	}
 	return QL_OK;
@@ -265,7 +299,7 @@ int cu_download(struct ql_device *d, struct ql_queue *q, void *dst, const void *
 	if (bytes <= CU_STAGE_BYTES / 4) {
 		if (q->down_used + bytes > CU_STAGE_BYTES || q->n_pend == CU_PENDING_MAX)
 			QL_TRY(drain(d, q, e));
-		CU_TRY(cudaMemcpyAsync(q->down + q->down_used, src, bytes, cudaMemcpyDeviceToHost, q->s));
+		CU_TRY(cudaMemcpyAsync(q->down + q->down_used, src, bytes, cudaMemcpyDefault, q->s));
 		q->pend[q->n_pend].dst = dst;
 		q->pend[q->n_pend].off = q->down_used;
 		q->pend[q->n_pend++].bytes = bytes;
@@ -280,7 +314,7 @@ int cu_download(struct ql_device *d, struct ql_queue *q, void *dst, const void *
 			size_t n = bytes - issued < CU_BULK_BYTES ? bytes - issued : CU_BULK_BYTES;
 
 			CU_TRY(cudaEventSynchronize(c->bulk_ev[i])); /* an upload may still read it */
-			CU_TRY(cudaMemcpyAsync(c->bulk[i], (const uint8_t *)src + issued, n, cudaMemcpyDeviceToHost, q->s));
+			CU_TRY(cudaMemcpyAsync(c->bulk[i], (const uint8_t *)src + issued, n, cudaMemcpyDefault, q->s));
 			CU_TRY(cudaEventRecord(c->bulk_ev[i], q->s));
 			issued += n;
 		}
@@ -297,7 +331,7 @@ static int dev_copy(struct ql_device *d, struct ql_queue *q, void *dst, const vo
 {
 	QL_TRY(cu_begin(d, "copy", e));
 	if (bytes)
-		CU_TRY(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, q->s));
+		CU_TRY(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, q->s));
 	return QL_OK;
 }
 
@@ -491,7 +525,7 @@ static void dev_close(struct ql_device *d)
 			(void)cudaEventDestroy(c->scratch_ev);
 		for (size_t i = 0; i < c->cap_allocs; i++)
 			if (c->allocs[i].p)
-				(void)cudaFree(c->allocs[i].p);
+				(void)(c->allocs[i].kind == CU_PINNED ? cudaFreeHost(c->allocs[i].p) : cudaFree(c->allocs[i].p));
 	}
 	free(c->allocs);
 	free(c);
@@ -499,7 +533,7 @@ static void dev_close(struct ql_device *d)
 
 static const struct ql_device_ops cuda_ops = {
 	"cuda", dev_close,
-	cu_alloc, cu_free, dev_mem_info, dev_mem_reset_peak, cu_upload, cu_download, dev_copy, dev_zero,
+	cu_alloc, dev_alloc_paged, cu_free, dev_mem_info, dev_mem_reset_peak, cu_upload, cu_download, dev_copy, dev_zero,
 	dev_queue_new, dev_queue_free, cu_sync, dev_event_record, dev_event_wait, dev_event_free,
 	dev_graph_begin, dev_graph_end, dev_graph_run, dev_graph_free,
 	cu_weight_from_q4, cu_weight_from_dense, cu_weight_quantize, cu_weight_to_q4, cu_weight_free, cu_weight_bytes,
@@ -507,7 +541,7 @@ static const struct ql_device_ops cuda_ops = {
 	cu_table_new, cu_table_set, cu_table_free,
 	cu_embed, cu_rmsnorm, cu_rmsnorm_grad, cu_rope, cu_swiglu, cu_swiglu_grad,
 	cu_linear, cu_linear_grad, cu_attention, cu_attention_grad, cu_kv_write, cu_paged_attention, cu_cross_entropy,
-	cu_sum_squares, cu_adamw, cu_argmax,
+	cu_sum_squares, cu_adamw, cu_adam8, cu_argmax,
 };
 
 static int open_parts(struct ql_device *d, struct ql_err *e)

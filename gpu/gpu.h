@@ -63,6 +63,7 @@ struct ql_graph {
 	cudaGraphExec_t exec;
 };
 
+#define CU_PINNED 0xffffu /* kind of pinned host memory, which is not counted */
 struct cu_alloc {
 	void *p;
 	size_t bytes;
@@ -264,6 +265,7 @@ int cu_paged_attention(struct ql_device *, struct ql_queue *, const struct ql_pa
 int cu_cross_entropy(struct ql_device *, struct ql_queue *, const struct ql_xent *, struct ql_err *);
 int cu_sum_squares(struct ql_device *, struct ql_queue *, const float *, uint64_t, double *, struct ql_err *);
 int cu_adamw(struct ql_device *, struct ql_queue *, const struct ql_adamw *, struct ql_err *);
+int cu_adam8(struct ql_device *, struct ql_queue *, const struct ql_adam8 *, struct ql_err *);
 int cu_argmax(struct ql_device *, struct ql_queue *, struct ql_tensor, int32_t *, struct ql_err *);
 
 /* linear.cu: W as bf16 rows (the dense weight itself, its resident copy, or expanded into scratch) and `extra` bytes of scratch. */

@@ -146,12 +146,11 @@ static void over(struct bench_request *q)
 	(void)pthread_mutex_unlock(&q->s->lock);
 }
 
-static void on_done(void *ctx, uint64_t prompt, uint64_t completion, uint64_t cached)
+static void on_done(void *ctx, const struct ql_infer_usage *u)
 {
 	struct bench_request *q = ctx;
 
-	(void)prompt, (void)cached;
-	q->tokens = completion;
+	q->tokens = u->completion_tokens;
 	over(q);
 }
 

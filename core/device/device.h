@@ -186,6 +186,37 @@ struct ql_adamw {
 	float grad_scale;  /* g is multiplied by it first (clipping) */
 };
 
+/* AdamW with 8-bit moments in blocks (bitsandbytes' AdamW8bit; Dettmers et al., "8-bit optimizers via block-wise
+ * quantization").  A block is up to QL_ADAM8_BLOCK parameters of one tensor; its moments are codes of the dynamic maps
+ * (m signed, v unsigned) with one fp32 absmax each, or, for tensors too small to gain, plain fp32. */
+#define QL_ADAM8_BLOCK 256
+#define QL_ADAM8_CODED UINT32_MAX
+struct ql_adam8_block {
+	uint64_t begin; /* first parameter */
+	uint32_t count; /* 1 … QL_ADAM8_BLOCK */
+	uint32_t small; /* QL_ADAM8_CODED, or where its fp32 moments begin in m32 and v32 */
+};
+
+struct ql_adam8_group { /* blocks block_begin … block_begin + n_blocks-1 */
+	uint32_t block_begin, n_blocks;
+	double lr, weight_decay;
+};
+
+struct ql_adam8 {
+	float *p; /* device, flat */
+	const float *g;
+	uint8_t *m, *v;		    /* device: codes, at the parameters' own places; initially 0 */
+	float *m_absmax, *v_absmax; /* device [blocks]; initially 0 */
+	float *m32, *v32;	    /* device; may be NULL when no block is small */
+	const struct ql_adam8_block *blocks; /* device */
+	const float *maps;	    /* device [2·256]: ql_dynamic_map_signed, then ql_dynamic_map_unsigned */
+	const struct ql_adam8_group *groups; /* host */
+	uint32_t n_groups;
+	double beta1, beta2, eps;
+	uint64_t t;
+	float grad_scale;
+};
+
 /* ---- the table ---------------------------------------------------------------------------------------------------- */
 
 struct ql_device_ops {
@@ -195,6 +226,9 @@ struct ql_device_ops {
 
 	/* memory: zeroed on request only */
 	int (*alloc)(struct ql_device *d, enum ql_mem_kind kind, size_t bytes, void **out, struct ql_err *e);
+	/* Memory for what is touched once a step (paged optimiser states; QL_MEM_OPTIMIZER): ops and copies take it as any other.
+	 * CUDA: pinned memory of the host, so it costs no device memory.  CPU: the same as alloc. */
+	int (*alloc_paged)(struct ql_device *d, size_t bytes, void **out, struct ql_err *e);
 	void (*free)(struct ql_device *d, void *p); /* accepts NULL */
 	int (*mem_info)(struct ql_device *d, struct ql_mem_info *out, struct ql_err *e);
 	void (*mem_reset_peak)(struct ql_device *d);
@@ -278,6 +312,11 @@ struct ql_device_ops {
 	int (*sum_squares)(struct ql_device *d, struct ql_queue *q, const float *g, uint64_t n, double *host_out, struct ql_err *e);
 	/* numerics.md §6.1, decay first, fp32 state, scalars in fp64 rounded when used */
 	int (*adamw)(struct ql_device *d, struct ql_queue *q, const struct ql_adamw *a, struct ql_err *e);
+	/* numerics.md §6.4.  Per block, scalars as in adamw: g ← g·grad_scale; m ← m·β1 + (1-β1)·g; v ← v·β2 + ((1-β2)·g)·g of the
+	 * decoded moments; p as in adamw, from these m and v; then new absmax and codes = number of map midpoints strictly below
+	 * x·(1/max(absmax, 1e-38)); where the decoded sign is not that of m ≠ 0, the code moves one towards it; v > 0 takes code 1
+	 * at least (bitsandbytes rounds it to 0, and a parameter whose neighbours' gradients grew then jumps by m/√(the last g²)). */
+	int (*adam8)(struct ql_device *d, struct ql_queue *q, const struct ql_adam8 *a, struct ql_err *e);
 	/* ids[t] = lowest index of the largest element of row t; logits f32 [T, vocab] */
 	int (*argmax)(struct ql_device *d, struct ql_queue *q, struct ql_tensor logits, int32_t *ids, struct ql_err *e);
 };

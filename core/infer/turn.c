@@ -19,11 +19,21 @@ static void publish(struct ql_infer *f, struct row *w)
 
 static int32_t slot_of(const struct row *w, uint32_t t) { return w->blocks[t / QL_KV_BLOCK] * QL_KV_BLOCK + (int32_t)(t % QL_KV_BLOCK); }
 
-/* Chooses the next token of a row from its logits and lets it take effect. */
-static void choose(struct ql_infer *f, struct row *w, const float *logits)
+/* Does the largest logit, as the device finds it, say everything this row needs? */
+static bool needs_logits(const struct row *w)
+{
+	const struct request *q = w->req;
+	const struct ql_sampling *p = &q->sampling;
+
+	return q->r.logprobs >= 0 || (p->temperature > 0 && p->top_p > 0) || p->n_bias > 0 || p->repetition_penalty != 1.0 ||
+	       p->presence_penalty != 0 || p->frequency_penalty != 0 || w->n_tokens - q->r.n_prompt < q->r.min_tokens;
+}
+
+/* Chooses the next token of a row from its logits, or takes `best` where logits is NULL, and lets it take effect. */
+static void choose(struct ql_infer *f, struct row *w, const float *logits, int32_t best)
 {
 	struct request *q = w->req;
-	struct ql_token_info info = {0};
+	struct ql_token_info info = {.token = best};
 	enum ql_finish reason;
 	struct ql_err e = {0};
 	int32_t barred[QL_EOS_MAX + 32];
@@ -31,6 +41,11 @@ static void choose(struct ql_infer *f, struct row *w, const float *logits)
 
 	if (q->r.max_tokens == 0) {
 		ql_infer_end_row(f, w, QL_FINISH_LENGTH);
+		return;
+	}
+	if (logits == NULL) {
+		if (ql_row_take(w, f->tok, best, NULL, &reason, &e))
+			ql_infer_end_row(f, w, reason);
 		return;
 	}
 	if (w->n_tokens - q->r.n_prompt < q->r.min_tokens) {
@@ -162,7 +177,7 @@ int ql_infer_prefill(struct ql_infer *f, struct row *w, struct ql_err *e)
 	if (r->echo && r->logprobs < 0)
 		rc = ql_row_echo(w, f->tok, NULL, e);
 	if (rc == QL_OK)
-		choose(f, w, f->logits);
+		choose(f, w, f->logits, -1);
 	return rc;
 }
 
@@ -170,6 +185,8 @@ int ql_infer_decode(struct ql_infer *f, struct ql_err *e)
 {
 	int32_t *ids, *positions, *slots, *row_slot, *q_begin, *kv_len, *table;
 	struct row *rows[QL_INFER_ROWS_MAX];
+	int32_t best[QL_INFER_ROWS_MAX];
+	bool wanted[QL_INFER_ROWS_MAX];
 	uint32_t n = 0;
 	struct ql_step_in in;
 	int rc;
@@ -193,16 +210,17 @@ int ql_infer_decode(struct ql_infer *f, struct ql_err *e)
 		q_begin[i] = (int32_t)i;
 		kv_len[i] = (int32_t)(w->n_cached + 1);
 		copy_table(f, w, table + (size_t)i * f->max_blocks);
+		wanted[i] = needs_logits(w);
 	}
 	q_begin[n] = (int32_t)n;
 	ql_gate_enter(f->m->gate, QL_GATE_INFER);
-	rc = ql_step_run(f->step, &in, f->logits, e);
+	rc = ql_step_run_argmax(f->step, &in, best, wanted, f->logits, e);
 	ql_gate_leave(f->m->gate, QL_GATE_INFER);
 	ql_infer_count_turn(f, n);
 	for (uint32_t i = 0; rc == QL_OK && i < n; i++) {
 		rows[i]->n_cached++;
 		publish(f, rows[i]);
-		choose(f, rows[i], f->logits + (size_t)i * f->vocab);
+		choose(f, rows[i], wanted[i] ? f->logits + (size_t)i * f->vocab : NULL, best[i]);
 	}
 	return rc;
 }

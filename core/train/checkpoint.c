@@ -22,16 +22,11 @@ void ql_train_state_free(struct ql_train_state *st)
 
 /* ---- writing ----------------------------------------------------------------------------------------------------------- */
 
-int ql_snapshot_take(const struct ql_lora_set *lora, const float *exp_avg, const float *exp_avg_sq, struct ql_snapshot *s,
-		     struct ql_err *e)
+int ql_snapshot_take(const struct ql_lora_set *lora, const struct ql_optim *o, struct ql_snapshot *s, struct ql_err *e)
 {
-	struct ql_device *d = lora->model->dev;
-	size_t bytes = (size_t)lora->n_params * 4;
-	int rc = d->ops->download(d, lora->model->queue, s->exp_avg, exp_avg, bytes, e);
+	int rc = ql_optim_download(o, lora->model->queue, s->optimizer, e);
 
-	if (rc == QL_OK)
-		rc = d->ops->download(d, lora->model->queue, s->exp_avg_sq, exp_avg_sq, bytes, e);
-	return rc == QL_OK ? ql_lora_download(lora, s->params, e) : rc; /* syncs all three */
+	return rc == QL_OK ? ql_lora_download(lora, s->params, e) : rc; /* syncs both */
 }
 
 static int write_adapter(int dirfd, const struct ql_lora_set *lora, const char *base_name, const float *params, struct ql_err *e)
@@ -46,16 +41,23 @@ static int write_adapter(int dirfd, const struct ql_lora_set *lora, const char *
 	return rc;
 }
 
-static int write_moments(int dirfd, uint64_t n_params, const struct ql_snapshot *snap, struct ql_err *e)
+static int write_moments(int dirfd, const struct ql_optim *o, const void *host, struct ql_err *e)
 {
-	struct ql_st_spec specs[2] = {{.name = "exp_avg", .dtype = QL_F32, .n_dims = 1, .shape = {n_params}},
-				      {.name = "exp_avg_sq", .dtype = QL_F32, .n_dims = 1, .shape = {n_params}}};
+	struct ql_st_spec specs[QL_OPTIM_PARTS] = {0};
+	uint64_t begin[QL_OPTIM_PARTS], at = 0;
 	struct ql_st_writer *w = NULL;
 	size_t due;
-	int rc = ql_st_write_begin(&w, dirfd, "optimizer.safetensors", specs, 2, e);
+	int rc;
 
-	while (rc == QL_OK && (due = ql_st_write_next(w)) < 2)
-		rc = ql_st_write_data(w, due == 0 ? snap->exp_avg : snap->exp_avg_sq, (size_t)n_params * 4, e);
+	for (uint32_t i = 0; i < o->n_parts; i++) {
+		specs[i] = (struct ql_st_spec){.name = o->part[i].name, .dtype = o->part[i].dtype, .n_dims = 1,
+					       .shape = {o->part[i].count}};
+		begin[i] = at;
+		at += ql_optim_part_bytes(&o->part[i]);
+	}
+	rc = ql_st_write_begin(&w, dirfd, "optimizer.safetensors", specs, o->n_parts, e);
+	while (rc == QL_OK && (due = ql_st_write_next(w)) < o->n_parts)
+		rc = ql_st_write_data(w, (const char *)host + begin[due], (size_t)ql_optim_part_bytes(&o->part[due]), e);
 	if (rc == QL_OK) {
 		rc = ql_st_write_commit(w, e);
 		w = NULL;
@@ -78,8 +80,8 @@ static int write_state(int dirfd, const struct ql_train_state *st, const json_t 
 	return rc;
 }
 
-int ql_checkpoint_write(int dir, const struct ql_lora_set *lora, const struct ql_snapshot *snap, const struct ql_train_state *st,
-			const json_t *identity, const char *base_name, struct ql_manifest *out, struct ql_err *e)
+int ql_checkpoint_write(int dir, const struct ql_lora_set *lora, const struct ql_optim *o, const struct ql_snapshot *snap,
+			const struct ql_train_state *st, const json_t *identity, const char *base_name, struct ql_manifest *out, struct ql_err *e)
 {
 	static const char *const files[] = {"adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors",
 					    "step_metrics.csv",	   "trainer.json",		NULL};
@@ -95,7 +97,7 @@ int ql_checkpoint_write(int dir, const struct ql_lora_set *lora, const struct ql
 		return rc;
 	rc = write_adapter(fd, lora, base_name, snap->params, e);
 	if (rc == QL_OK)
-		rc = write_moments(fd, lora->n_params, snap, e);
+		rc = write_moments(fd, o, snap->optimizer, e);
 	if (rc == QL_OK)
 		rc = ql_io_replace(fd, "step_metrics.csv", st->csv.len > 0 ? st->csv.data : "", st->csv.len, e);
 	if (rc == QL_OK)
@@ -164,40 +166,35 @@ static int read_state(int fd, const json_t *identity, struct ql_train_state *st,
 	return rc;
 }
 
-static int read_moments(int fd, const struct ql_lora_set *lora, float **m, float **v, struct ql_err *e)
+static int read_moments(int fd, struct ql_optim *o, struct ql_queue *q, struct ql_err *e)
 {
-	struct ql_device *d = lora->model->dev;
-	const char *const names[2] = {"exp_avg", "exp_avg_sq"};
-	float **const places[2] = {m, v};
-	size_t bytes = (size_t)lora->n_params * 4;
 	struct ql_st *st = NULL;
 	int rc = ql_st_open_at(&st, fd, "optimizer.safetensors", e);
 
-	for (int i = 0; rc == QL_OK && i < 2; i++) {
-		const struct ql_st_tensor *t = ql_st_find(st, names[i]);
+	for (uint32_t i = 0; rc == QL_OK && i < o->n_parts; i++) {
+		const struct ql_optim_part *p = &o->part[i];
+		const struct ql_st_tensor *t = ql_st_find(st, p->name);
 
-		if (t == NULL || t->dtype != QL_F32 || t->bytes != bytes)
-			rc = ql_err_param(e, QL_EFORMAT, names[i], "optimizer.safetensors: %s is missing or has another size",
-					  names[i]);
+		if (t == NULL || t->dtype != p->dtype || t->bytes != ql_optim_part_bytes(p))
+			rc = ql_err_param(e, QL_EFORMAT, p->name, "optimizer.safetensors: %s is missing or has another type or size",
+					  p->name);
 		if (rc == QL_OK)
-			rc = d->ops->alloc(d, QL_MEM_OPTIMIZER, bytes, (void **)places[i], e);
-		if (rc == QL_OK)
-			rc = d->ops->upload(d, lora->model->queue, *places[i], t->data, bytes, e);
+			rc = o->dev->ops->upload(o->dev, q, p->data, t->data, (size_t)t->bytes, e);
 	}
 	if (rc == QL_OK)
-		rc = d->ops->sync(d, lora->model->queue, e);
+		rc = o->dev->ops->sync(o->dev, q, e);
 	ql_st_close(st);
 	return rc;
 }
 
-int ql_checkpoint_read(int dir, const char *name, struct ql_model *m, const json_t *identity, struct ql_lora_set **lora,
-		       float **exp_avg, float **exp_avg_sq, struct ql_train_state *st, struct ql_err *e)
+int ql_checkpoint_read(int dir, const char *name, struct ql_model *m, const json_t *identity, enum ql_optim_kind kind, bool paged,
+		       struct ql_lora_set **lora, struct ql_optim **optim, struct ql_train_state *st, struct ql_err *e)
 {
 	struct ql_adapter_file f = {0};
 	int fd, rc;
 
 	*lora = NULL;
-	*exp_avg = *exp_avg_sq = NULL;
+	*optim = NULL;
 	*st = (struct ql_train_state){0};
 	if (!ql_io_name_ok(name))
 		return ql_err_set(e, QL_EINVAL, "bad checkpoint name");
@@ -213,14 +210,15 @@ int ql_checkpoint_read(int dir, const char *name, struct ql_model *m, const json
 		rc = ql_lora_from_file(lora, m, &f, true, e);
 	ql_adapter_file_free(&f);
 	if (rc == QL_OK)
-		rc = read_moments(fd, *lora, exp_avg, exp_avg_sq, e);
+		rc = ql_optim_for_lora(optim, *lora, kind, paged, e);
+	if (rc == QL_OK)
+		rc = read_moments(fd, *optim, m->queue, e);
 	(void)close(fd);
 	if (rc != QL_OK) {
-		m->dev->ops->free(m->dev, *exp_avg);
-		m->dev->ops->free(m->dev, *exp_avg_sq);
+		ql_optim_free(*optim);
 		ql_lora_free(*lora);
 		*lora = NULL;
-		*exp_avg = *exp_avg_sq = NULL;
+		*optim = NULL;
 		ql_train_state_free(st);
 	}
 	return rc;

@@ -1,7 +1,7 @@
 /* checkpoint.h - a training state on disk.  Owner of the format; every part is an ordinary file others can read.
  *
  *   step-<n>/adapter_config.json, adapter_model.safetensors   a PEFT adapter, A and B in fp32
- *            optimizer.safetensors                            exp_avg, exp_avg_sq: F32 [n_params], in the order of lora.h
+ *            optimizer.safetensors                            the parts of optim.h, in the order of lora.h
  *            trainer.json                                     {format, step, max_tokens, tokens, targets, last:{…metrics}, identity:{…}}
  *            step_metrics.csv                                 one line for each step so far (api.md 7.2)
  *            MANIFEST.json                                    {"files":[{"name","bytes","sha256"},…]}, written last
@@ -16,7 +16,7 @@
 #include <jansson.h>
 
 #include "core/base/buf.h"
-#include "core/model/lora.h"
+#include "core/train/optim.h"
 
 #define QL_CHECKPOINT_FORMAT 1
 
@@ -35,17 +35,17 @@ struct ql_manifest {
 
 /* What a checkpoint holds of the device, on the host: taken inside the gate, written outside it. */
 struct ql_snapshot {
-	float *params, *exp_avg, *exp_avg_sq; /* [n_params] each, the caller's memory */
+	float *params;	 /* [n_params], the caller's memory */
+	void *optimizer; /* [ql_optim_bytes], the caller's memory */
 };
-int ql_snapshot_take(const struct ql_lora_set *lora, const float *exp_avg, const float *exp_avg_sq, struct ql_snapshot *s,
-		     struct ql_err *e);
+int ql_snapshot_take(const struct ql_lora_set *lora, const struct ql_optim *o, struct ql_snapshot *s, struct ql_err *e);
 /* Writes dir/step-<n>; no device call. */
-int ql_checkpoint_write(int dir, const struct ql_lora_set *lora, const struct ql_snapshot *snap, const struct ql_train_state *st,
-			const json_t *identity, const char *base_name, struct ql_manifest *out, struct ql_err *e);
+int ql_checkpoint_write(int dir, const struct ql_lora_set *lora, const struct ql_optim *o, const struct ql_snapshot *snap,
+			const struct ql_train_state *st, const json_t *identity, const char *base_name, struct ql_manifest *out, struct ql_err *e);
 
-/* Reads dir/name into a new trainable adapter and fresh device moments.  On failure nothing is left to free. */
-int ql_checkpoint_read(int dir, const char *name, struct ql_model *m, const json_t *identity, struct ql_lora_set **lora,
-		       float **exp_avg, float **exp_avg_sq, struct ql_train_state *st, struct ql_err *e);
+/* Reads dir/name into a new trainable adapter and a new optimiser of that kind.  On failure nothing is left to free. */
+int ql_checkpoint_read(int dir, const char *name, struct ql_model *m, const json_t *identity, enum ql_optim_kind kind, bool paged,
+		       struct ql_lora_set **lora, struct ql_optim **optim, struct ql_train_state *st, struct ql_err *e);
 
 /* Writes MANIFEST.json for the listed files of an open directory; and checks a directory against its manifest
  * (QL_EFORMAT naming the file).  expect may be NULL. */

@@ -1,6 +1,6 @@
 /* memory.c - what a run keeps on the device, decided before its first step; see trainer.h.
  *
- * Always: 16 bytes per trainable parameter (value, gradient, two moments) and a pass in which every layer keeps its input only.
+ * Always: 8 bytes per trainable parameter (value, gradient), the moments as the optimiser keeps them, and a pass in which every layer keeps its input only.
  * What is left of the budget is spent where a byte saves most time, layer by layer: first on the main activations (no layer is
  * run again; on an H100 about 7 ms a GB and micro-batch), then on all of them (norms and SwiGLU are not made again; 2 ms), then on dense
  * copies of the 4-bit weights (no expansion before products; 1 ms).  A micro-batch is halved down to 2048 tokens, or the longest
@@ -14,11 +14,14 @@ struct request {
 	const struct ql_model *m;
 	const struct ql_memory_wish *wish;
 	uint32_t group_rank[QL_GROUPS];
-	uint64_t params, budget;
+	uint64_t state, budget; /* bytes: values, gradients, moments */
 };
 
 static void ranks(struct request *q, const struct ql_recipe *r)
 {
+	uint64_t layers = q->m->arch.num_hidden_layers;
+	bool on_host = r->paged && q->m->dev->act != QL_F32; /* paged moments of a GPU job cost no device memory */
+
 	for (int g = 0; g < QL_GROUPS; g++)
 		for (int p = 0; p < ql_groups[g].count; p++) {
 			int module = ql_groups[g].first + p;
@@ -28,7 +31,10 @@ static void ranks(struct request *q, const struct ql_recipe *r)
 				continue;
 			ql_arch_module_shape(&q->m->arch, module, &out, &in);
 			q->group_rank[g] += r->rank;
-			q->params += (uint64_t)r->rank * (out + in) * q->m->arch.num_hidden_layers;
+			q->state += (uint64_t)r->rank * (out + in) * 8 * layers;
+			if (!on_host)
+				q->state += (ql_optim_tensor_bytes(r->optimizer, (uint64_t)r->rank * in) +
+					     ql_optim_tensor_bytes(r->optimizer, (uint64_t)r->rank * out)) * layers;
 		}
 }
 
@@ -79,7 +85,7 @@ static uint32_t most_that_fit(const struct request *q, uint64_t fixed, uint32_t 
 static bool plan_for(const struct request *q, uint32_t tokens, bool without_recomputing, struct ql_memory_plan *out)
 {
 	uint32_t L = q->m->arch.num_hidden_layers;
-	uint64_t state = q->params * 16, dense = ql_model_dense_bytes(q->m), left;
+	uint64_t state = q->state, dense = ql_model_dense_bytes(q->m), left;
 
 	*out = (struct ql_memory_plan){.max_tokens = tokens, .state_bytes = state, .available = q->budget};
 	out->bytes = state + pass_bytes(q, tokens, 0, 0);
@@ -148,7 +154,7 @@ int ql_train_plan_memory(struct ql_model *m, const struct ql_recipe *r, uint32_t
 				break;
 		}
 	return ql_err_set(e, QL_ENODEVMEM, "training needs %llu bytes of device memory%s, %llu are available",
-			  (unsigned long long)(q.params * 16 + (q.wish->recompute == QL_RECOMPUTE_OFF
+			  (unsigned long long)(q.state + (q.wish->recompute == QL_RECOMPUTE_OFF
 									? pass_bytes(&q, least, 0, m->arch.num_hidden_layers)
 									: pass_bytes(&q, least, 0, 0))),
 			  q.wish->recompute == QL_RECOMPUTE_OFF ? " without recomputation" : "", (unsigned long long)q.budget);

@@ -135,7 +135,7 @@ int ql_recipe_parse(struct ql_recipe *r, const json_t *o, bool allow_auto, struc
 	static const char *const schedules[] = {"constant", "constant_with_warmup", "linear", "cosine", NULL};
 	static const char *const inits[] = {"default", "gaussian", NULL};
 	static const char *const overlong[] = {"truncate", "drop", "error", NULL};
-	static const char *const optimizers[] = {"adamw", NULL};
+	static const char *const optimizers[] = {"adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", NULL};
 	int schedule = QL_SCHED_COSINE, init = 0, optimizer = 0, rc;
 
 	*r = (struct ql_recipe){.n_epochs = 1, .batch_size = 1, .learning_rate = 2e-4, .rank = 16, .modules = QL_MODULES_ALL,
@@ -168,6 +168,8 @@ int ql_recipe_parse(struct ql_recipe *r, const json_t *o, bool allow_auto, struc
 		rc = ql_json_get_str(o, "chat_template", 0, QL_KIB(64), &r->chat_template, e);
 	r->schedule = (enum ql_schedule)schedule;
 	r->gaussian_init = init == 1;
+	r->optimizer = optimizer % 2 == 1 ? QL_OPTIM_ADAMW_8BIT : QL_OPTIM_ADAMW;
+	r->paged = optimizer >= 2;
 	return rc;
 }
 

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "core/base/err.h"
+#include "core/train/optim.h"
 
 enum ql_schedule { QL_SCHED_CONSTANT, QL_SCHED_CONSTANT_WARMUP, QL_SCHED_LINEAR, QL_SCHED_COSINE };
 
@@ -23,6 +24,8 @@ struct ql_recipe {
 	enum ql_schedule schedule;
 	double min_lr_ratio, warmup_ratio;
 	int64_t warmup_steps; /* -1: from warmup_ratio */
+	enum ql_optim_kind optimizer;
+	bool paged; /* moments in host memory */
 	double beta1, beta2, eps, weight_decay, max_grad_norm;
 	uint32_t max_seq_length;
 	int on_overlong; /* enum ql_overlong */

@@ -11,14 +11,14 @@ struct run {
 	const struct ql_train_job *job;
 	struct ql_model *m;
 	struct ql_lora_set *lora;
-	float *exp_avg, *exp_avg_sq;
+	struct ql_optim *optim;
 	struct ql_pass *pass;
 	struct ql_plan plan, valid_plan;
 	struct ql_step_batches batches;
 	struct ql_train_state st;
 	uint64_t total_steps, warmup;
 	uint32_t logging_steps;
-	float *nll, *host; /* host: memory of snap */
+	float *nll;
 	struct ql_snapshot snap;
 	int32_t *argmax;
 	double last_snapshot, seconds_sum;
@@ -61,22 +61,10 @@ static int new_state(struct run *r, struct ql_err *e)
 {
 	const struct ql_recipe *c = &r->job->recipe;
 	struct ql_lora_config lc = {c->rank, c->alpha, c->rslora, c->gaussian_init, c->modules};
-	struct ql_device *d = r->m->dev;
 	int rc = r->job->init != NULL ? ql_lora_from_file(&r->lora, r->m, r->job->init, true, e)
 				      : ql_lora_new(&r->lora, r->m, &lc, c->seed, e);
-	size_t bytes;
 
-	if (rc != QL_OK)
-		return rc;
-	bytes = (size_t)r->lora->n_params * 4;
-	rc = d->ops->alloc(d, QL_MEM_OPTIMIZER, bytes, (void **)&r->exp_avg, e);
-	if (rc == QL_OK)
-		rc = d->ops->alloc(d, QL_MEM_OPTIMIZER, bytes, (void **)&r->exp_avg_sq, e);
-	if (rc == QL_OK)
-		rc = d->ops->zero(d, r->m->queue, r->exp_avg, bytes, e);
-	if (rc == QL_OK)
-		rc = d->ops->zero(d, r->m->queue, r->exp_avg_sq, bytes, e);
-	return rc == QL_OK ? d->ops->sync(d, r->m->queue, e) : rc;
+	return rc == QL_OK ? ql_optim_for_lora(&r->optim, r->lora, c->optimizer, c->paged, e) : rc;
 }
 
 static int set_up(struct run *r, struct ql_err *e)
@@ -88,7 +76,8 @@ static int set_up(struct run *r, struct ql_err *e)
 	int rc;
 
 	if (j->resume != NULL)
-		rc = ql_checkpoint_read(j->dir, j->resume, r->m, j->identity, &r->lora, &r->exp_avg, &r->exp_avg_sq, &r->st, e);
+		rc = ql_checkpoint_read(j->dir, j->resume, r->m, j->identity, j->recipe.optimizer, j->recipe.paged, &r->lora, &r->optim,
+					&r->st, e);
 	else
 		rc = new_state(r, e);
 	if (rc != QL_OK)
@@ -118,10 +107,9 @@ static int set_up(struct run *r, struct ql_err *e)
 						       : (uint32_t)(r->total_steps / 1000 > 0 ? r->total_steps / 1000 : 1);
 	r->nll = malloc((size_t)mem.max_tokens * sizeof *r->nll);
 	r->argmax = malloc((size_t)mem.max_tokens * sizeof *r->argmax);
-	r->host = malloc(3 * (size_t)r->lora->n_params * sizeof *r->host);
-	if (r->nll == NULL || r->argmax == NULL || r->host == NULL)
+	r->snap = (struct ql_snapshot){malloc((size_t)r->lora->n_params * sizeof(float)), malloc((size_t)ql_optim_bytes(r->optim))};
+	if (r->nll == NULL || r->argmax == NULL || r->snap.params == NULL || r->snap.optimizer == NULL)
 		return ql_err_set(e, QL_ENOMEM, "training buffers");
-	r->snap = (struct ql_snapshot){r->host, r->host + r->lora->n_params, r->host + 2 * r->lora->n_params};
 	if (r->st.csv.len == 0 &&
 	    ql_buf_adds(&r->st.csv, "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n") != QL_OK)
 		return ql_err_set(e, QL_ENOMEM, "metrics");
@@ -135,13 +123,13 @@ static void tear_down(struct run *r)
 	ql_plan_free(&r->plan);
 	ql_plan_free(&r->valid_plan);
 	ql_step_batches_free(&r->batches);
-	r->m->dev->ops->free(r->m->dev, r->exp_avg);
-	r->m->dev->ops->free(r->m->dev, r->exp_avg_sq);
+	ql_optim_free(r->optim);
 	ql_lora_free(r->lora);
 	ql_train_state_free(&r->st);
 	free(r->nll);
 	free(r->argmax);
-	free(r->host);
+	free(r->snap.params);
+	free(r->snap.optimizer);
 }
 
 /* ---- one step ------------------------------------------------------------------------------------------------------------ */
@@ -190,14 +178,11 @@ static int update(struct run *r, struct ql_train_metrics *t, struct ql_err *e)
 				  t->loss, t->grad_norm);
 	lr = c->learning_rate * ql_schedule_factor(c->schedule, r->st.step, r->total_steps, r->warmup, c->min_lr_ratio);
 	t->learning_rate = lr;
-	struct ql_adamw_group groups[2] = {{0, r->lora->n_a, lr, c->weight_decay},
-					   {r->lora->n_a, r->lora->n_params - r->lora->n_a, lr * c->loraplus_ratio, c->weight_decay}};
-	double coef = c->max_grad_norm > 0 ? c->max_grad_norm / (t->grad_norm + 1e-6) : 1;
-	struct ql_adamw a = {.p = r->lora->params, .m = r->exp_avg, .v = r->exp_avg_sq, .g = r->lora->grads, .groups = groups,
-			     .n_groups = 2, .beta1 = c->beta1, .beta2 = c->beta2, .eps = c->eps, .t = r->st.step + 1,
-			     .grad_scale = (float)(coef < 1 ? coef : 1)};
+	struct ql_optim_rule rule = {.lr_first = lr, .lr_rest = lr * c->loraplus_ratio, .weight_decay = c->weight_decay,
+				     .beta1 = c->beta1, .beta2 = c->beta2, .eps = c->eps, .t = r->st.step + 1,
+				     .grad_scale = (float)ql_clip_coef(t->grad_norm, c->max_grad_norm)};
 
-	rc = op->adamw(d, r->m->queue, &a, e);
+	rc = ql_optim_step(r->optim, r->m->queue, r->lora->params, r->lora->grads, &rule, e);
 	if (rc == QL_OK)
 		rc = op->zero(d, r->m->queue, r->lora->grads, (size_t)r->lora->n_params * 4, e);
 	return rc == QL_OK ? op->sync(d, r->m->queue, e) : rc;
@@ -297,11 +282,11 @@ static int save(struct run *r, bool user, struct ql_err *e)
 	if (j->dir < 0)
 		return QL_OK;
 	j->events.phase(j->events.ctx, "checkpointing");
-	rc = ql_snapshot_take(r->lora, r->exp_avg, r->exp_avg_sq, &r->snap, e);
+	rc = ql_snapshot_take(r->lora, r->optim, &r->snap, e);
 	if (rc != QL_OK)
 		return rc;
 	ql_gate_leave(r->m->gate, QL_GATE_TRAIN); /* nobody waits for the disk */
-	rc = ql_checkpoint_write(j->dir, r->lora, &r->snap, &r->st, j->identity, j->base_name, &m, e);
+	rc = ql_checkpoint_write(j->dir, r->lora, r->optim, &r->snap, &r->st, j->identity, j->base_name, &m, e);
 	ql_gate_enter(r->m->gate, QL_GATE_TRAIN);
 	if (rc != QL_OK)
 		return rc;

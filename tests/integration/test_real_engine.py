@@ -152,6 +152,33 @@ def test_control_killed_same_bits(tmp_path, model, reference, seed):
     assert d.stop() == 0
 
 
+def test_8bit_states_same_bits_after_kills(daemon):
+    """Rank 64 keeps the moments of the larger matrices in 8 bits and those of the smaller in fp32."""
+    settings = {"rank": 64, "alpha": 64, "max_steps": 16, "loraplus_ratio": 4, "weight_decay": 0.01, "optimizer": "adamw_8bit"}
+    whole = submit(daemon, **settings)
+    finish(daemon, whole)
+    last = daemon.state / "jobs" / whole / "step-16" / "optimizer.safetensors"
+    size = int.from_bytes(last.read_bytes()[:8], "little")
+    parts = json.loads(last.read_bytes()[8:8 + size])
+    assert parts["exp_avg"]["dtype"] == "U8" and parts["exp_avg_small"]["dtype"] == "F32"
+    killed = submit(daemon, **settings)
+    for at in (3, 9):
+        daemon.until(lambda: step_of(daemon, killed) >= at or job(daemon, killed)["status"] == "succeeded", 120, "step")
+        pid = engine_pid(daemon)
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+            daemon.until(lambda: engine_pid(daemon) not in (None, pid), 60, "a new engine")
+    finish(daemon, killed)
+    assert digest(daemon, killed) == digest(daemon, whole)
+    assert (daemon.state / "jobs" / killed / "step-16" / "optimizer.safetensors").read_bytes() == last.read_bytes()
+    paged = submit(daemon, **{**settings, "optimizer": "paged_adamw_8bit"})
+    finish(daemon, paged)
+    assert digest(daemon, paged) == digest(daemon, whole)
+    plain = submit(daemon, **{**settings, "optimizer": "paged_adamw"})
+    finish(daemon, plain)
+    assert digest(daemon, plain) != digest(daemon, whole)
+
+
 def test_pause_resume_and_drain_same_bits(tmp_path, model, reference):
     d = Daemon(tmp_path, ["--device", "cpu", "--threads", "2", "--model-name", "tiny"], base=model, real=True).start()
     jid = submit(d)

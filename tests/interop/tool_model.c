@@ -250,7 +250,8 @@ static void train(const char *data_path, const char *recipe_path, const char *ou
 {
 	json_t *recipe = read_json(recipe_path), *trusted = json_object(), *identity = json_object(), *steps;
 	struct ql_train_job j = {.model = model, .identity = identity, .base_name = "base", .snapshot_seconds = 1e9,
-				 .events = {NULL, on_started, on_phase, on_step, on_checkpoint, on_stop}};
+				 .events = {.started = on_started, .phase = on_phase, .step = on_step, .checkpoint = on_checkpoint,
+					    .stop = on_stop}};
 	struct ql_dataset_report rep;
 	struct ql_dataset *d;
 	struct ql_dataset_opts o = {.tok = tok, .tmpl = tmpl, .trusted = trusted, .min_examples = 1};

@@ -118,6 +118,7 @@ static const struct ql_device_ops ops = {
 	.name = "cpu",
 	.close = cpu_close,
 	.alloc = ql_cpu_alloc,
+	.alloc_paged = ql_cpu_alloc_paged,
 	.free = ql_cpu_free,
 	.mem_info = ql_cpu_mem_info,
 	.mem_reset_peak = ql_cpu_mem_reset_peak,
@@ -156,6 +157,7 @@ static const struct ql_device_ops ops = {
 	.cross_entropy = ql_cpu_cross_entropy,
 	.sum_squares = ql_cpu_sum_squares,
 	.adamw = ql_cpu_adamw,
+	.adam8 = ql_cpu_adam8,
 	.argmax = ql_cpu_argmax,
 };
 

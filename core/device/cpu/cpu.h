@@ -57,6 +57,7 @@ struct ql_lora_table {
 
 /* mem.c */
 int ql_cpu_alloc(struct ql_device *d, enum ql_mem_kind kind, size_t bytes, void **out, struct ql_err *e);
+int ql_cpu_alloc_paged(struct ql_device *d, size_t bytes, void **out, struct ql_err *e);
 void ql_cpu_free(struct ql_device *d, void *p);
 int ql_cpu_mem_info(struct ql_device *d, struct ql_mem_info *out, struct ql_err *e);
 void ql_cpu_mem_reset_peak(struct ql_device *d);
@@ -137,6 +138,7 @@ QL_CPU_OP(paged_attention, const struct ql_paged_attn *a);
 QL_CPU_OP(cross_entropy, const struct ql_xent *a);
 QL_CPU_OP(sum_squares, const float *g, uint64_t n, double *host_out);
 QL_CPU_OP(adamw, const struct ql_adamw *a);
+QL_CPU_OP(adam8, const struct ql_adam8 *a);
 QL_CPU_OP(argmax, struct ql_tensor logits, int32_t *ids);
 static inline float *ql_row(const struct ql_tensor *t, size_t row) { return (float *)t->data + row * t->ld; }
 static inline size_t ql_min(size_t a, size_t b) { return a < b ? a : b; }

@@ -103,6 +103,11 @@ int ql_cpu_alloc(struct ql_device *d, enum ql_mem_kind kind, size_t bytes, void 
 	return QL_OK;
 }
 
+int ql_cpu_alloc_paged(struct ql_device *d, size_t bytes, void **out, struct ql_err *e)
+{
+	return ql_cpu_alloc(d, QL_MEM_OPTIMIZER, bytes, out, e);
+}
+
 void ql_cpu_free(struct ql_device *d, void *p)
 {
 	struct header *h;

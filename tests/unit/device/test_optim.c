@@ -1,4 +1,5 @@
-/* AdamW over groups against the formula in fp64 (and against its own fp32 rules, bit by bit), sum of squares. */
+/* AdamW over groups against the formula in fp64 (and against its own fp32 rules, bit by bit), AdamW with 8-bit moments
+ * against a plain restatement, sum of squares. */
 #include "tests/unit/device/devtest.h"
 
 /* numerics.md 6.1, one rounding an operation */
@@ -76,6 +77,178 @@ static void test_adamw(void **state)
 	assert_int_equal(OPS->adamw(dev, queue, &a, &err), QL_EINVAL);
 }
 
+/* ---- 8-bit ---- */
+
+#define TENSORS 4
+static const uint32_t tensor8[TENSORS] = {256 * 40, 300, 4096 + 77, 4095}; /* coded, small, coded with a tail, small */
+
+/* Nearest value of the ascending map, a tie to the lower: the midpoint rule, by looking at every code. */
+static uint8_t ref_code(const float *map, float x)
+{
+	int c = 0;
+
+	while (c < 255) {
+		volatile float mid = map[c] + map[c + 1];
+
+		if (!(x > mid / 2))
+			break;
+		c++;
+	}
+	return (uint8_t)c;
+}
+
+static float ref_encode(const float *map, bool is_signed, const float *x, uint32_t n, uint8_t *code)
+{
+	float top = 0;
+
+	for (uint32_t i = 0; i < n; i++)
+		top = fmaxf(top, fabsf(x[i]));
+	volatile float r = 1.0f / fmaxf(top, 1e-38f);
+	for (uint32_t i = 0; i < n; i++) {
+		volatile float y = x[i] * r;
+
+		code[i] = ref_code(map, y);
+		if (is_signed && x[i] > 0 && signbit(map[code[i]]))
+			code[i]++;
+		if (is_signed && x[i] < 0 && !signbit(map[code[i]]))
+			code[i]--;
+		if (!is_signed && x[i] > 0 && code[i] == 0)
+			code[i] = 1;
+	}
+	return top;
+}
+
+static void ref_moments(const struct ql_adam8 *a, const struct ql_adam8_group *gr, float *p, float *m, float *v, float g)
+{
+	volatile float t, u;
+
+	g *= a->grad_scale;
+	t = (float)(1.0 - a->beta1) * g;
+	u = *m * (float)a->beta1;
+	*m = u + t;
+	t = (float)(1.0 - a->beta2) * g;
+	t = t * g;
+	u = *v * (float)a->beta2;
+	*v = u + t;
+	t = sqrtf(*v);
+	t = t / (float)sqrt(1.0 - pow(a->beta2, (double)a->t));
+	t = t + (float)a->eps;
+	u = (float)(-(gr->lr / (1.0 - pow(a->beta1, (double)a->t)))) * *m;
+	u = u / t;
+	t = *p * (float)(1.0 - gr->lr * gr->weight_decay);
+	*p = t + u;
+}
+
+struct state8 {
+	float *p, *m_top, *v_top, *m32, *v32;
+	uint8_t *m, *v;
+};
+
+static void ref_adam8(const struct ql_adam8 *a, const struct ql_adam8_block *k, uint32_t n_blocks, struct state8 *s, const float *g)
+{
+	const float *maps[2] = {ql_dynamic_map_signed(), ql_dynamic_map_unsigned()};
+
+	for (uint32_t b = 0; b < n_blocks; b++) {
+		const struct ql_adam8_group *gr = &a->groups[b >= a->groups[1].block_begin];
+		float m[QL_ADAM8_BLOCK], v[QL_ADAM8_BLOCK];
+		uint64_t at = k[b].begin;
+
+		for (uint32_t i = 0; i < k[b].count; i++) {
+			bool coded = k[b].small == QL_ADAM8_CODED;
+
+			m[i] = coded ? maps[0][s->m[at + i]] * s->m_top[b] : s->m32[k[b].small + i];
+			v[i] = coded ? maps[1][s->v[at + i]] * s->v_top[b] : s->v32[k[b].small + i];
+			ref_moments(a, gr, &s->p[at + i], &m[i], &v[i], g[at + i]);
+			if (!coded) {
+				s->m32[k[b].small + i] = m[i];
+				s->v32[k[b].small + i] = v[i];
+			}
+		}
+		if (k[b].small == QL_ADAM8_CODED) {
+			s->m_top[b] = ref_encode(maps[0], true, m, k[b].count, s->m + at);
+			s->v_top[b] = ref_encode(maps[1], false, v, k[b].count, s->v + at);
+		}
+	}
+}
+
+static void same(const char *what, const void *device, const void *want, size_t bytes)
+{
+	void *got = dt_host(bytes);
+
+	dt_down(got, device, bytes);
+	if (memcmp(got, want, bytes) != 0)
+		fail_msg("%s differs", what);
+}
+
+static void *paged(size_t bytes)
+{
+	void *p;
+
+	OK(OPS->alloc_paged(dev, bytes, &p, &err));
+	OK(OPS->zero(dev, queue, p, bytes, &err));
+	return p;
+}
+
+static void test_adam8(void **state)
+{
+	struct ql_adam8_block k[128];
+	uint32_t n_blocks = 0, first_of_second = 0;
+	size_t N = 0, n_small = 0;
+
+	(void)state;
+	dt_seed(7);
+	for (int t = 0; t < TENSORS; t++) {
+		if (t == 2)
+			first_of_second = n_blocks;
+		for (uint32_t at = 0; at < tensor8[t]; at += 256, n_blocks++) {
+			k[n_blocks] = (struct ql_adam8_block){N + at, tensor8[t] - at < 256 ? tensor8[t] - at : 256, QL_ADAM8_CODED};
+			if (tensor8[t] < 4096) {
+				k[n_blocks].small = (uint32_t)n_small;
+				n_small += k[n_blocks].count;
+			}
+		}
+		N += tensor8[t];
+	}
+	struct ql_adam8_group groups[2] = {{0, first_of_second, 1e-3, 0.01}, {first_of_second, n_blocks - first_of_second, 1.6e-2, 0}};
+	struct state8 s = {dt_host(N * 4), dt_host(n_blocks * 4), dt_host(n_blocks * 4), dt_host(n_small * 4), dt_host(n_small * 4),
+			   dt_host(N), dt_host(N)};
+	float *g = dt_host(N * 4), *maps = dt_host(2 * 1024);
+	struct ql_adam8 a = {.groups = groups, .n_groups = 2, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8};
+
+	memcpy(maps, ql_dynamic_map_signed(), 1024);
+	memcpy(maps + 256, ql_dynamic_map_unsigned(), 1024);
+	for (size_t i = 0; i < N; i++)
+		s.p[i] = (float)dt_normal();
+	a.p = dt_up(s.p, N * 4);
+	a.m = paged(N); /* memory of either kind serves */
+	a.v = paged(N);
+	a.m_absmax = dt_up(s.m_top, n_blocks * 4);
+	a.v_absmax = dt_up(s.v_top, n_blocks * 4);
+	a.m32 = dt_up(s.m32, n_small * 4);
+	a.v32 = dt_up(s.v32, n_small * 4);
+	a.blocks = dt_up(k, n_blocks * sizeof *k);
+	a.maps = dt_up(maps, 2 * 1024);
+	for (a.t = 1; a.t <= 6; a.t++) {
+		for (size_t i = 0; i < N; i++) /* a block of zeros, gradients of many sizes, some exact zeros */
+			g[i] = i / 256 == 3 || i % 11 == 0 ? 0.0f : (float)(dt_normal() * (i % 7 == 0 ? 1e-7 : i % 5 == 0 ? 10 : 0.1));
+		a.g = dt_up(g, N * 4);
+		a.grad_scale = a.t == 3 ? 0.25f : 1.0f;
+		OK(OPS->adam8(dev, queue, &a, &err));
+		ref_adam8(&a, k, n_blocks, &s, g);
+		same("p", a.p, s.p, N * 4);
+		same("codes of m", a.m, s.m, N);
+		same("codes of v", a.v, s.v, N);
+		same("absmax of m", a.m_absmax, s.m_top, n_blocks * 4);
+		same("absmax of v", a.v_absmax, s.v_top, n_blocks * 4);
+		same("small m", a.m32, s.m32, n_small * 4);
+		same("small v", a.v32, s.v32, n_small * 4);
+	}
+	a.t = 0;
+	assert_int_equal(OPS->adam8(dev, queue, &a, &err), QL_EINVAL);
+	OPS->free(dev, a.m);
+	OPS->free(dev, a.v);
+}
+
 static void test_sum_squares(void **state)
 {
 	static const size_t n[] = {0, 1, 3, 255, 65536, 65537, 300001};
@@ -111,6 +284,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_teardown(test_adamw, dt_each),
+		cmocka_unit_test_teardown(test_adam8, dt_each),
 		cmocka_unit_test_teardown(test_sum_squares, dt_each),
 	};
 
