@@ -176,11 +176,12 @@ for m in ("small", rg["fine_tuned_model"]):
             break
         d.append(abs(x["logprob"] - y["logprob"]))
     good &= check("answers of " + m[:12], d and max(d) < 0.15, f"{len(d)} tokens equal, log-probabilities within {max(d or [9]):.3f} of the CPU's")
-x = json.loads(g.call("POST", "/v1/exports", {"model": rg["fine_tuned_model"], "format": "safetensors"}))
+what = {"format": "gguf", "quantization": "q8_0"} if str(base).endswith(".gguf") else {"format": "safetensors"}
+x = json.loads(g.call("POST", "/v1/exports", {"model": rg["fine_tuned_model"], **what}))
 while x["status"] not in ("succeeded", "failed"):
     time.sleep(0.2)
     x = json.loads(g.get(f"/v1/exports/{x['id']}"))
-good &= check("exported", x["status"] == "succeeded", str([f["name"] for f in x["files"]][:3]))
+good &= check("exported", x["status"] == "succeeded", x.get("error") or str([f["name"] for f in x["files"]][:3]))
 g.stop()
 c.stop()
 sys.exit(0 if good else 1)
