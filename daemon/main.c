@@ -66,6 +66,7 @@ static const struct command {
 #ifdef QL_WITH_TOOLS
 	{"inspect", ql_tools_main, "show what a model file holds and whether it is valid"},
 	{"compare", ql_tools_main, "compare the tensors of two model files"},
+	{"perplexity", ql_tools_main, "measure how well a model predicts a text"},
 	{"quantize", ql_tools_main, "quantise a model file"},
 	{"convert", ql_tools_main, "write a model file in another format"},
 #endif

@@ -1,4 +1,4 @@
-/* export.c - writes matrices as GGUF and as QNAT, then opens what was written and lists it (an inspection tool in small).
+/* export.c - writes matrices as GGUF, as QNAT and as safetensors; inspect.c shows what is in such files.
  * usage: export [DIRECTORY]
  * Build: cc export.c $(pkg-config --cflags --libs qlorad) */
 #include <stdio.h>
@@ -8,28 +8,6 @@
 
 #define ROWS 64u
 #define COLS 256u
-
-static int list(const char *path, struct qlora_error *err)
-{
-	struct qlora_tensor_info info;
-	qlora_file *f;
-	float first[256];
-	int rc = qlora_file_open(&f, path, err);
-
-	if (rc != QLORA_OK)
-		return rc;
-	printf("%s: %s, %llu tensors\n", path, qlora_file_kind(f), (unsigned long long)qlora_file_count(f));
-	for (uint64_t i = 0; rc == QLORA_OK && i < qlora_file_count(f); i++) {
-		rc = qlora_file_info(f, i, &info, err);
-		if (rc == QLORA_OK)
-			rc = qlora_file_read(f, i, 0, info.elements < 256 ? info.elements : 256, first, err);
-		if (rc == QLORA_OK)
-			printf("  %-20s %-6s %.3f bits per weight, begins %.5f\n", info.name, qlora_type_name(info.type),
-			       8.0 * (double)info.bytes / (double)info.elements, (double)first[0]);
-	}
-	qlora_file_close(f);
-	return rc;
-}
 
 static int write_gguf(const float *w, const char *path, struct qlora_error *err)
 {
@@ -80,7 +58,7 @@ int main(int argc, char **argv)
 		(void)snprintf(path, sizeof path, "%s/%s", argc > 1 ? argv[1] : ".", names[i]);
 		rc = i == 0 ? write_gguf(w, path, &err) : write_q4(w, i == 1 ? QLORA_QNAT : QLORA_SAFETENSORS, path, &err);
 		if (rc == QLORA_OK)
-			rc = list(path, &err);
+			printf("%s\n", path);
 	}
 	if (rc != QLORA_OK)
 		fprintf(stderr, "%s\n", err.message);

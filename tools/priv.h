@@ -13,6 +13,7 @@ enum tool_status { TOOL_OK = 0, TOOL_FAILED = 1, TOOL_DIFFERENT = 2, TOOL_USAGE 
 
 int tool_inspect(int argc, char **argv);
 int tool_compare(int argc, char **argv);
+int tool_perplexity(int argc, char **argv);
 int tool_write(int argc, char **argv); /* quantize, convert */
 
 /* Value of "--name VALUE" or "--name=VALUE", removed from argv; NULL if absent.  *bad is set when the value is missing. */

@@ -13,6 +13,8 @@ int ql_tools_main(int argc, char **argv)
 		return tool_inspect(argc, argv);
 	if (strcmp(argv[0], "compare") == 0)
 		return tool_compare(argc, argv);
+	if (strcmp(argv[0], "perplexity") == 0)
+		return tool_perplexity(argc, argv);
 	if (strcmp(argv[0], "quantize") == 0 || strcmp(argv[0], "convert") == 0)
 		return tool_write(argc, argv);
 	(void)fprintf(stderr, "qlorad: unknown command '%s'\n", argv[0]);

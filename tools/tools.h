@@ -1,4 +1,5 @@
-/* tools.h - the sub-commands that work on model files without a daemon: inspect, compare, quantize, convert. */
+/* tools.h - the sub-commands that work on model files without a daemon: inspect, compare, perplexity,
+ * quantize, convert. */
 #ifndef QL_TOOLS_TOOLS_H
 #define QL_TOOLS_TOOLS_H
 

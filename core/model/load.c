@@ -5,6 +5,7 @@
 
 #include "core/model/cache.h"
 #include "core/model/model.h"
+#include "core/quant/blk.h"
 
 const struct ql_group_info ql_groups[QL_GROUPS] = {
 	[QL_GROUP_QKV] = {QL_Q_PROJ, 3},
@@ -95,11 +96,61 @@ static int load_dense(struct ql_model *m, const char *name, struct ql_weight **o
 	return rc;
 }
 
+/* Values of the parts of a group as the source has them, one type for all: the source's bf16 or f16 (exact), else fp32. */
+static int read_stored(struct ql_model *m, const struct ql_source_tensor *t, enum ql_dtype to, void **out, struct ql_err *e)
+{
+	float *x = malloc((size_t)t->n * sizeof *x);
+	int rc = x == NULL ? ql_err_set(e, QL_ENOMEM, "%s", t->name) : ql_source_read_f32(m->source, t, 0, t->rows, x, e);
+
+	if (rc == QL_OK && to != QL_F32) {
+		*out = malloc((size_t)t->n * 2);
+		rc = *out == NULL ? ql_err_set(e, QL_ENOMEM, "%s", t->name)
+				  : ql_blk_quantize(to, x, t->rows, t->cols, NULL, *out, NULL, e);
+	} else if (rc == QL_OK) {
+		*out = x;
+		return QL_OK;
+	}
+	free(x);
+	return rc;
+}
+
+static int load_group_stored(struct ql_model *m, uint32_t layer, int group, struct ql_err *e)
+{
+	struct ql_weight_shape shape = {.n_parts = (uint32_t)ql_groups[group].count};
+	struct ql_source_tensor t[QL_PARTS_MAX];
+	void *parts[QL_PARTS_MAX] = {NULL};
+	enum ql_dtype to = QL_F32;
+	int rc = QL_OK;
+
+	for (uint32_t p = 0; rc == QL_OK && p < shape.n_parts; p++) {
+		int module = ql_groups[group].first + (int)p;
+		char name[96];
+
+		ql_arch_module_shape(&m->arch, module, &shape.out[p], &shape.in);
+		(void)snprintf(name, sizeof name, "model.layers.%u.%s.%s.weight", layer, module < QL_GATE_PROJ ? "self_attn" : "mlp",
+			       ql_module_name(module));
+		rc = ql_source_find(m->source, name, &t[p], e);
+		if (rc == QL_OK && p == 0 && (t[p].dtype == QL_F16 || t[p].dtype == QL_BF16))
+			to = t[p].dtype;
+		else if (rc == QL_OK && t[p].dtype != to)
+			to = QL_F32;
+	}
+	for (uint32_t p = 0; rc == QL_OK && p < shape.n_parts; p++)
+		rc = read_stored(m, &t[p], to, &parts[p], e);
+	if (rc == QL_OK)
+		rc = m->dev->ops->weight_from_dense(m->dev, &shape, to, (const void *const *)parts, &m->layers[layer].group[group], e);
+	for (int p = 0; p < QL_PARTS_MAX; p++)
+		free(parts[p]);
+	return rc;
+}
+
 static int load_group(struct ql_model *m, uint32_t layer, int group, struct ql_err *e)
 {
 	struct ql_weight_shape shape = {.n_parts = (uint32_t)ql_groups[group].count};
 	const struct ql_q4 *parts[QL_PARTS_MAX];
 
+	if (m->base == NULL)
+		return load_group_stored(m, layer, group, e);
 	for (int p = 0; p < ql_groups[group].count; p++) {
 		int module = ql_groups[group].first + p;
 
@@ -188,9 +239,9 @@ int ql_model_load(struct ql_model **out, struct ql_device *dev, struct ql_source
 		goto fail;
 	}
 	rc = dev->ops->queue_new(dev, &m->queue, e);
-	if (rc == QL_OK)
+	if (rc == QL_OK && !o->as_stored)
 		rc = ql_cache_source_hash(source, o->cache_dir, o->pool, m->base_sha256, e);
-	if (rc == QL_OK)
+	if (rc == QL_OK && !o->as_stored)
 		rc = ql_base_cache_open(&m->base, source, m->base_sha256, o->cache_dir, &o->quant, dev, o->pool, o->progress,
 					o->progress_ctx, e);
 	if (rc == QL_OK)
@@ -243,7 +294,7 @@ int ql_model_read_f32(void *model, const char *hf_name, uint64_t row_begin, uint
 	if (i == SIZE_MAX)
 		return ql_err_set(e, QL_ENOTFOUND, "no tensor %s", hf_name);
 	ql_arch_tensor_at(&m->arch, i, &t);
-	if (t.module >= 0 && t.n_dims == 2)
+	if (t.module >= 0 && t.n_dims == 2 && m->base != NULL)
 		return ql_q4_dequantize(ql_base_cache_get(m->base, (uint32_t)t.layer, t.module), row_begin * t.cols,
 					n_rows * t.cols, dst, QL_F32, NULL, e);
 	rc = ql_source_find(m->source, hf_name, &st, e);

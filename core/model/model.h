@@ -36,7 +36,7 @@ struct ql_model {
 	struct ql_gate *gate;
 	struct ql_arch arch;
 	struct ql_source *source;   /* owned by the caller, outlives the model */
-	struct ql_base_cache *base; /* the 4-bit tensors on the host (mapped) */
+	struct ql_base_cache *base; /* the 4-bit tensors on the host (mapped); NULL when loaded as_stored */
 	struct ql_layer *layers;
 	struct ql_weight *embed, *head; /* the same object when tied */
 	float *norm;		    /* device [hidden] */
@@ -48,6 +48,9 @@ struct ql_model {
 
 struct ql_model_opts {
 	struct ql_q4_opts quant;
+	/* The linears keep the values the source has, dense (bf16 or f16 where it has those, else fp32), and quant is not used:
+	 * for judging a file's own quantisation.  No 4-bit form and no base_sha256 then. */
+	bool as_stored;
 	int cache_dir; /* descriptor of the cache directory, -1 = no cache */
 	struct ql_pool *pool; /* for quantising on the host; may be NULL */
 	void (*progress)(void *ctx, double fraction, const char *what);

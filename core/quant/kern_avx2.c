@@ -185,7 +185,7 @@ static uint8_t code_of(const struct ql_q4_book *b, float v)
 	return b->map[order];
 }
 
-static inline void k_encode(const k_book *b, const float *x, size_t n, float c, float r, uint8_t *out)
+static inline __attribute__((always_inline)) void k_encode(const k_book *b, const float *x, size_t n, float c, float r, uint8_t *out)
 {
 	const __m256 vc = _mm256_set1_ps(c), vr = _mm256_set1_ps(r);
 	size_t i = 0;
@@ -240,7 +240,20 @@ static void k_encode_range(const float *x, size_t n, float c, float r, uint8_t *
 	}
 }
 
-static void k_decode_f32(const float lut[16], const uint8_t *codes, size_t n, float *dst, bool stream)
+static inline void k_lut(const float code[16], float scale, const float *zero, float lut[16])
+{
+	const __m256 s = _mm256_set1_ps(scale);
+	__m256 low = _mm256_mul_ps(_mm256_loadu_ps(code), s), high = _mm256_mul_ps(_mm256_loadu_ps(code + 8), s);
+
+	if (zero != NULL) {
+		low = _mm256_add_ps(low, _mm256_set1_ps(*zero));
+		high = _mm256_add_ps(high, _mm256_set1_ps(*zero));
+	}
+	_mm256_store_ps(lut, low);
+	_mm256_store_ps(lut + 8, high);
+}
+
+static inline __attribute__((always_inline)) void k_decode_f32(const float lut[16], const uint8_t *codes, size_t n, float *dst, bool stream)
 {
 	const __m256 low = _mm256_load_ps(lut), high = _mm256_load_ps(lut + 8);
 	const __m256i shift = _mm256_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24);

@@ -113,7 +113,7 @@ static inline __m256i join(__m512i a, __m512i b)
 	return _mm256_set_m128i(_mm512_cvtepi32_epi8(b), _mm512_cvtepi32_epi8(a));
 }
 
-static inline void k_encode(const k_book *b, const float *x, size_t n, float c, float r, uint8_t *out)
+static inline __attribute__((always_inline)) void k_encode(const k_book *b, const float *x, size_t n, float c, float r, uint8_t *out)
 {
 	const __m512 thr = b->thr, vc = _mm512_set1_ps(c), vr = _mm512_set1_ps(r);
 
@@ -152,7 +152,14 @@ static void k_encode_range(const float *x, size_t n, float c, float r, uint8_t *
 	}
 }
 
-static void k_decode_f32(const float lut[16], const uint8_t *codes, size_t n, float *dst, bool stream)
+static inline void k_lut(const float code[16], float scale, const float *zero, float lut[16])
+{
+	__m512 v = _mm512_mul_ps(_mm512_loadu_ps(code), _mm512_set1_ps(scale));
+
+	_mm512_store_ps(lut, zero == NULL ? v : _mm512_add_ps(v, _mm512_set1_ps(*zero)));
+}
+
+static inline __attribute__((always_inline)) void k_decode_f32(const float lut[16], const uint8_t *codes, size_t n, float *dst, bool stream)
 {
 	const __m512 table = _mm512_load_ps(lut);
 	const __m128i nib = _mm_set1_epi8(15);

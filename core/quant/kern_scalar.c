@@ -58,7 +58,7 @@ static uint8_t code_of(const struct ql_q4_book *b, float v)
 	return b->map[order];
 }
 
-static void k_encode(const k_book *b, const float *x, size_t n, float c, float r, uint8_t *out)
+static inline __attribute__((always_inline)) void k_encode(const k_book *b, const float *x, size_t n, float c, float r, uint8_t *out)
 {
 	for (size_t i = 0; i < n; i += 2) {
 		uint8_t hi = code_of(b, (x[i] - c) * r);
@@ -83,6 +83,14 @@ static void k_encode_range(const float *x, size_t n, float c, float r, uint8_t *
 
 		out[i / 2] = (uint8_t)(hi << 4 | lo);
 	}
+}
+
+static void k_lut(const float code[16], float scale, const float *zero, float lut[16])
+{
+	for (int k = 0; k < 16; k++)
+		lut[k] = code[k] * scale;
+	for (int k = 0; zero != NULL && k < 16; k++)
+		lut[k] = lut[k] + *zero;
 }
 
 static void k_decode_f32(const float lut[16], const uint8_t *codes, size_t n, float *dst, bool stream)

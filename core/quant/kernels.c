@@ -2,9 +2,15 @@
 #include "core/quant/kernels.h"
 
 #if defined(__x86_64__)
+#if defined(__clang__)
+#define HAS_F16C 1 /* it does not know the name; every CPU with AVX2 and FMA has it */
+#else
+#define HAS_F16C __builtin_cpu_supports("f16c")
+#endif
+
 static bool has_avx2(void)
 {
-	return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+	return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HAS_F16C;
 }
 
 static bool has_avx512(void)

@@ -8,12 +8,14 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "core/base/checked.h"
 #include "core/quant/nested.h"
 #include "core/quant/q4_impl.h"
 
 #define ALIGN 64
+#define HUGE_PAGE ((uint64_t)2 << 20)
 
 bool ql_q4_blocksize_ok(uint32_t b) { return b >= 32 && b <= 4096 && (b & (b - 1)) == 0; }
 
@@ -66,9 +68,13 @@ void *ql_q4_alloc(const struct ql_q4_part *parts, int n_parts)
 			return NULL;
 	if (total == 0 || total > PTRDIFF_MAX)
 		return NULL;
-	p = aligned_alloc(ALIGN, (size_t)total);
+	p = aligned_alloc(total >= 2 * HUGE_PAGE ? HUGE_PAGE : ALIGN, (size_t)total);
 	if (p == NULL)
 		return NULL;
+#ifdef MADV_HUGEPAGE
+	if (total >= 2 * HUGE_PAGE) /* a wish: fewer, larger first touches */
+		(void)madvise(p, (size_t)total, MADV_HUGEPAGE);
+#endif
 	total = 0;
 	for (int i = 0; i < n_parts; i++) {
 		*parts[i].at = parts[i].count != 0 ? p + total : NULL;
@@ -185,7 +191,7 @@ int ql_q4_quantize_any(struct ql_q4 *out, const void *src, enum ql_dtype src_dty
 		goto cleanup;
 	if (o->nested) {
 		memcpy(q.nested_map, ql_dynamic_map_signed(), sizeof q.nested_map);
-		if (!ql_nested_encode(absmax, m, q.nested_blocksize, q.absmax_q, q.nested_absmax, &q.offset))
+		if (!ql_nested_encode(absmax, m, q.nested_blocksize, q.absmax_q, q.nested_absmax, &q.offset, pool))
 			rc = ql_err_set(e, QL_EINTERNAL, "scales overflow");
 	}
 cleanup:

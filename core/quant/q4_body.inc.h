@@ -7,10 +7,13 @@
  *   k_book, k_book_of(book)            a code book in the form k_encode likes
  *   k_encode(&kbook, x, n, c, r, out)  codes of (x - c) * r
  *   k_encode_range(x, n, c, r, out)    codes clamp(rint((x - c) * r), 0, 15)
+ *   k_lut(code, scale, zero, lut)      code[k] * scale (+ *zero unless NULL): the 16 values a block can hold
  *   k_decode_f32(lut, codes, n, dst, stream), k_decode_h16(lut, codes, n, dst, stream)
  * A block is read once from memory: what the second pass over it reads lies in the first-level cache (one row of a
- * per-channel tensor longer than PIECE: in the second). */
+ * per-channel tensor longer than PIECE: in the second).  Ordinary symmetric blocks go GROUP at a time: their scales do not
+ * wait for each other, and while they are encoded the next ones are on their way from memory. */
 #define PIECE 4096
+#define GROUP 8
 
 static const float *view(const void *src, enum ql_dtype t, uint64_t at, size_t n, float *buf)
 {
@@ -57,13 +60,49 @@ static bool frame_of(enum ql_q4_mode mode, uint32_t bits, float mn, float mx, st
 	return true;
 }
 
+/* Whole groups of symmetric blocks from the start; *done receives their elements.  Returns as k_q4_quant. */
+static uint64_t quant_groups(const struct ql_q4_job *j, const k_book *book, uint64_t *done)
+{
+	_Alignas(64) float buf[PIECE];
+	size_t size = j->src_dtype == QL_F32 ? 4 : 2, b = (size_t)j->blocksize, n = GROUP * b;
+	float *scale = j->scale, recip[GROUP];
+	uint64_t at = 0;
+
+	for (; j->n - at >= n; at += n, scale += GROUP) {
+		const float *x = view(j->src, j->src_dtype, at, n, buf);
+		const char *next = (const char *)j->src + (at + n) * size; /* may be past the end: only fetched */
+
+		for (size_t k = 0; k < GROUP; k++) {
+			uint32_t bits = k_absmax_bits(x + k * b, b);
+
+			if (bits >= QL_BITS_INF)
+				return at + k * b;
+			scale[k] = bits_float(bits);
+			recip[k] = 1.0f / (scale[k] > QL_SCALE_FLOOR ? scale[k] : QL_SCALE_FLOOR);
+		}
+		for (size_t k = 0; k < GROUP; k++, next += b * size) {
+			for (size_t line = 0; line < b * size; line += 64)
+				__builtin_prefetch(next + line);
+			k_encode(book, x + k * b, b, 0.0f, recip[k], j->codes + (at + k * b) / 2);
+		}
+	}
+	*done = at;
+	return UINT64_MAX;
+}
+
 static uint64_t k_q4_quant(const struct ql_q4_job *j)
 {
 	_Alignas(64) float buf[PIECE];
 	const k_book book = k_book_of(j->book);
-	uint64_t block = 0;
+	uint64_t block, at = 0;
 
-	for (uint64_t at = 0; at < j->n; at += j->blocksize, block++) {
+	if (j->mode == QL_Q4_SYM && GROUP * j->blocksize <= PIECE) {
+		uint64_t bad = quant_groups(j, &book, &at);
+
+		if (bad != UINT64_MAX)
+			return bad;
+	}
+	for (block = at / j->blocksize; at < j->n; at += j->blocksize, block++) {
 		uint64_t len = j->n - at < j->blocksize ? j->n - at : j->blocksize;
 		const float *x = NULL;
 		uint32_t bits = 0;
@@ -99,27 +138,18 @@ static uint64_t k_q4_quant(const struct ql_q4_job *j)
 	return UINT64_MAX;
 }
 
-/* lut[k] = code[k] * scale (+ zero): the 16 values a block can hold. */
 static void lut_make(const struct ql_q4_read *r, uint64_t block, float lut[16])
 {
-	float s = r->scale[block - r->first_block];
-
-	for (int k = 0; k < 16; k++)
-		lut[k] = r->code[k] * s;
-	if (r->zero != NULL) {
-		float z = r->zero[block - r->first_block];
-
-		for (int k = 0; k < 16; k++)
-			lut[k] = lut[k] + z;
-	}
+	block -= r->first_block;
+	k_lut(r->code, r->scale[block], r->zero == NULL ? NULL : &r->zero[block], lut);
 }
 
 static void k_q4_dequant_f32(const struct ql_q4_read *r, float *dst)
 {
 	_Alignas(64) float lut[16];
 
-	for (uint64_t at = r->begin, end = r->begin + r->count; at < end;) {
-		uint64_t block = at / r->blocksize, stop = (block + 1) * r->blocksize;
+	for (uint64_t at = r->begin, end = at + r->count, block = at / r->blocksize; at < end; block++) {
+		uint64_t stop = (block + 1) * r->blocksize;
 
 		lut_make(r, block, lut);
 		stop = stop < end ? stop : end;
@@ -139,8 +169,8 @@ static void k_q4_dequant_h16(const struct ql_q4_read *r, uint16_t *dst, enum ql_
 	_Alignas(64) float lut[16];
 	_Alignas(32) uint16_t half[16];
 
-	for (uint64_t at = r->begin, end = r->begin + r->count; at < end;) {
-		uint64_t block = at / r->blocksize, stop = (block + 1) * r->blocksize;
+	for (uint64_t at = r->begin, end = at + r->count, block = at / r->blocksize; at < end; block++) {
+		uint64_t stop = (block + 1) * r->blocksize;
 
 		lut_make(r, block, lut);
 		k_narrow16(lut, t, half);

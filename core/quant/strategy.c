@@ -52,12 +52,13 @@ uint64_t ql_q4a_bytes(const struct ql_q4a *q)
 }
 
 /* Both vectors of `plain` (2 * m numbers) into the nested arrays of q. */
-static int nest(struct ql_q4a *q, const float *plain, uint64_t m, struct ql_err *e)
+static int nest(struct ql_q4a *q, const float *plain, uint64_t m, struct ql_pool *pool, struct ql_err *e)
 {
 	for (int k = 0; k < 2; k++) {
 		struct ql_q4_stat *s = &q->stat[k];
 
-		if (!ql_nested_encode(plain + (uint64_t)k * m, m, q->nested_blocksize, s->q, s->absmax, &s->offset))
+		if (!ql_nested_encode(plain + (uint64_t)k * m, m, q->nested_blocksize, s->q, s->absmax, &s->offset,
+				      pool))
 			return ql_err_param(e, QL_ENONFINITE, k == 0 ? "scale" : "zero",
 					    "the %s vector spreads too far to be double-quantised",
 					    k == 0 ? "scale" : "zero-point");
@@ -107,7 +108,7 @@ static int quantize_any(struct ql_q4a *out, const void *src, enum ql_dtype src_d
 				.scale = plain, .zero = plain + blocks_of(&q)};
 	rc = ql_q4_quant_run(&job, pool, e);
 	if (rc == QL_OK && o->nested)
-		rc = nest(&q, plain, blocks_of(&q), e);
+		rc = nest(&q, plain, blocks_of(&q), pool, e);
 cleanup:
 	if (o->nested)
 		free(plain);

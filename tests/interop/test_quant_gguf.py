@@ -1,7 +1,7 @@
 """GGUF block types against the gguf Python package and, where one is installed, ggml itself.
 
-QL_QUANT_TOOL names the quant_tool built from tests/unit/quant/tool_quant.c.  QL_GGML_LIB, optional, names a
-libggml-base.so (any llama.cpp build for baseline x86-64: no contraction); then all nine quantisers must give its bytes.
+QL_QUANT_TOOL names the quant_tool built from tests/unit/quant/tool_quant.c.  With QL_NODE_MODULES (node-llama-cpp's
+libggml-base.so; or QL_GGML_LIB: any build for baseline x86-64, no contraction) all nine quantisers must give ggml's bytes.
 """
 import ctypes
 import os
@@ -10,12 +10,14 @@ import subprocess
 import numpy as np
 import pytest
 
+import llamacpp
+
 gguf = pytest.importorskip("gguf")
 quants = pytest.importorskip("gguf.quants")
 T = gguf.GGMLQuantizationType
 
 TOOL = os.environ.get("QL_QUANT_TOOL")
-GGML = os.environ.get("QL_GGML_LIB")
+GGML = os.environ.get("QL_GGML_LIB") or llamacpp.ggml_base()
 pytestmark = pytest.mark.skipif(not TOOL, reason="QL_QUANT_TOOL is not set")
 
 TYPES = {"q4_0": T.Q4_0, "q4_1": T.Q4_1, "q5_0": T.Q5_0, "q5_1": T.Q5_1, "q8_0": T.Q8_0, "q4_k": T.Q4_K, "q5_k": T.Q5_K,
@@ -113,7 +115,7 @@ def ggml_q(t, x, importance=None):
     return out
 
 
-@pytest.mark.skipif(not GGML, reason="QL_GGML_LIB is not set")
+@pytest.mark.skipif(not GGML, reason="no libggml-base.so: QL_NODE_MODULES is not set")
 @pytest.mark.parametrize("t", [t for t in TYPES if t not in ("f16", "bf16")])
 @pytest.mark.parametrize("kind", KINDS)
 def test_quantise_equals_ggml(tmp_path, t, kind):
@@ -121,7 +123,7 @@ def test_quantise_equals_ggml(tmp_path, t, kind):
     assert np.array_equal(ggml_q(t, x), ours_q(tmp_path, t, x))
 
 
-@pytest.mark.skipif(not GGML, reason="QL_GGML_LIB is not set")
+@pytest.mark.skipif(not GGML, reason="no libggml-base.so: QL_NODE_MODULES is not set")
 @pytest.mark.parametrize("t", ["q4_k", "q5_k", "q6_k"])
 @pytest.mark.parametrize("kind", ["normal", "small", "outliers", "shifted"])
 def test_importance_no_worse_than_ggml(tmp_path, t, kind):

@@ -26,10 +26,10 @@ with tempfile.TemporaryDirectory() as root:
     assert not any('/core' in f for f in flags), flags
     lib = os.path.dirname(pc[0])
     env['LD_LIBRARY_PATH'] = lib
-    for name in ('layer', 'export'):
+    for name in ('layer', 'export', 'inspect'):
         exe = os.path.join(root, name)
         run('cc', '-std=c99', '-Wall', '-Wextra', '-Werror', '-pedantic', '-o', exe, f'{source}/examples/{name}.c', *flags, '-lm')
-        run(exe, cwd=root)
+        run(exe, *(['example.gguf', 'example.qnat', 'example.safetensors'] if name == 'inspect' else []), cwd=root)
     header = open(f'{source}/include/qlorad/qlorad.h').read()
     promised = set(re.findall(r'^QL_API\b[^;]*?\b(qlora_\w+)\(', header, re.M))
     symbols = run('nm', '-D', '--defined-only', os.path.join(lib, 'libqlora.so'))

@@ -195,6 +195,22 @@ static int open_bnb(const char *state, uint64_t codes, uint64_t absmax, uint64_t
 	return rc;
 }
 
+/* Figures are judged by llama.cpp (tests/interop/test_quant_llamacpp.py); here, what is refused. */
+static void test_perplexity(void **ctx)
+{
+	(void)ctx;
+	assert_int_equal(tool("perplexity @a.gguf"), 64);
+	assert_int_equal(tool("perplexity @a.gguf @t.txt --weights q8_0"), 64);
+	assert_int_equal(tool("perplexity @a.gguf @t.txt --block 64"), 64);
+	assert_int_equal(tool("perplexity @a.gguf @t.txt --weights nf4 --block 48"), 64);
+	assert_int_equal(tool("perplexity @a.gguf @t.txt --context 3"), 64);
+	assert_int_equal(tool("perplexity @a.gguf @t.txt --device tpu"), 64);
+	assert_int_equal(tool("perplexity @a.safetensors @t.txt"), 1);
+	assert_int_equal(tool("perplexity @none.gguf @t.txt"), 1);
+	assert_int_equal(tool("perplexity --help"), 0);
+	assert_true(printed("usage: qlorad perplexity"));
+}
+
 static void test_malformed_bnb(void **ctx)
 {
 	static const char good[] = "{\"blocksize\":64,\"shape\":[1,64]}";
@@ -259,6 +275,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_qnat_tools, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_gguf, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_directory, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_perplexity, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_malformed_bnb, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
 	};

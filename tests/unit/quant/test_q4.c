@@ -75,11 +75,11 @@ static void bounds(void **state)
 	static uint16_t half[MAX_N];
 	static const enum ql_dtype types[3] = {QL_F32, QL_F16, QL_BF16};
 	struct rng r = {.seed = 1};
-	int todo = rounds(3000);
+	int todo = rounds(3 * 10000); /* 10,000 of each kind */
 
 	(void)state;
 	for (int round = 0; round < todo; round++) {
-		size_t n = round < 1800 ? (size_t)(round % 200) + 1 : 1 + rnd_below(&r, round % 50 == 0 ? MAX_N : 2000);
+		size_t n = round < 18000 && round % 5 != 0 ? (size_t)(round % 200) + 1 : 1 + rnd_below(&r, round % 500 == 0 ? MAX_N : 600);
 		enum ql_dtype kind = kinds[round % 3], t = types[round / 3 % 3];
 		uint32_t b = sizes[rnd_below(&r, 8)];
 		struct ql_q4 q;
@@ -110,7 +110,7 @@ static void permute_idempotent_scale(void **state)
 {
 	static float x[4096], y[4096], z[4096];
 	struct rng r = {.seed = 2};
-	int todo = rounds(3000);
+	int todo = rounds(3 * 10000); /* 10,000 of each kind */
 
 	(void)state;
 	for (int round = 0; round < todo; round++) {

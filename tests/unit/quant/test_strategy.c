@@ -89,6 +89,14 @@ static void table(void **state)
 	assert_true(asymmetric(QL_INT4, N, false).rmse < 0.5 * sym && asymmetric(QL_INT4, N, true).rmse < 0.5 * sym);
 }
 
+/* Error of asymmetric over symmetric on 2048 numbers of [0, 5). */
+static double one_sided(struct rng *r, enum ql_dtype kind)
+{
+	for (uint64_t i = 0; i < 2048; i++)
+		x[i] = 5.0f * rnd_u(r);
+	return asymmetric(kind, 2048, false).rmse / symmetric(kind, 2048).rmse;
+}
+
 /* Never much worse than symmetric, on shifted data of every character; decoding in ranges and by a pool agrees. */
 static void properties(void **state)
 {
@@ -96,24 +104,30 @@ static void properties(void **state)
 	static float z[4096];
 	struct rng r = {.seed = 32};
 	struct ql_pool *pool = ql_pool_new(3);
-	int todo = rounds(3000);
+	int todo = rounds(3 * 10000); /* 10,000 of each kind */
+	double worst[3] = {0}, ratio[3] = {0};
 
 	(void)state;
 	for (int round = 0; round < todo; round++) {
 		enum ql_dtype kind = kinds[round % 3];
-		uint64_t n = 1024 + rnd_below(&r, 3000), begin = rnd_below(&r, (uint32_t)n), count;
+		uint64_t n = 256 + rnd_below(&r, 500), begin = rnd_below(&r, (uint32_t)n), count;
 		struct ql_q4_opts o = {.kind = kind, .blocksize = 32u << rnd_below(&r, 4), .nested = round % 5 == 0,
 				       .nested_blocksize = 256};
 		float spread = 0.0f, scale[128], zero[128];
 		struct ql_q4a q, p;
 
+		worst[round % 3] = fmax(worst[round % 3], one_sided(&r, kind));
+		n = round / 3 % 8 == 4 ? 4 * n : n; /* one outlier must not be most of the tensor */
 		rnd_tensor(&r, x, n, round / 3 % 8);
 		for (uint64_t i = 0; i < n; i++)
 			spread = fmaxf(spread, fabsf(x[i]));
 		for (uint64_t i = 0; i < n; i++)
 			x[i] += (round % 2 ? 2.0f : -2.0f) * spread;
-		if (spread > 0.0f)
-			assert_true(asymmetric(kind, n, false).rmse <= 1.02 * symmetric(kind, n).rmse);
+		if (spread > 0.0f) {
+			double a = asymmetric(kind, n, false).rmse, s = symmetric(kind, n).rmse;
+
+			ratio[round % 3] = fmax(ratio[round % 3], a / s);
+		}
 		assert_int_equal(ql_q4a_quantize(&q, x, QL_F32, n, &o, NULL, NULL), QL_OK);
 		assert_int_equal(ql_q4a_quantize(&p, x, QL_F32, n, &o, pool, NULL), QL_OK);
 		assert_memory_equal(p.codes, q.codes, (n + 1) / 2);
@@ -139,6 +153,14 @@ static void properties(void **state)
 		ql_q4a_free(&p);
 	}
 	ql_pool_free(pool);
+	print_message("error of asymmetric over symmetric at worst, shifted: nf4 %.3f, fp4 %.3f, int4 %.3f; in [0, 5): %.3f, %.3f, %.3f\n",
+		      ratio[0], ratio[1], ratio[2], worst[0], worst[1], worst[2]);
+	/* half of the levels serve one half of the range, where symmetric uses 8 of 16: INT4, with even steps, gains a factor above 2;
+	 * NF4 and FP4 have their levels in the middle and their large gaps at the ends */
+	for (int k = 0; k < 3; k++) {
+		assert_true(ratio[k] > 0.0 && ratio[k] <= 1.05);
+		assert_true(worst[k] < (kinds[k] == QL_INT4 ? 0.5 : 0.6));
+	}
 }
 
 static void shift_invariance(void **state)
@@ -243,7 +265,7 @@ static void odd_blocks(void **state)
 static void channels(void **state)
 {
 	struct rng r = {.seed = 34};
-	int todo = rounds(600);
+	int todo = rounds(3 * 10000);
 
 	(void)state;
 	for (int round = 0; round < todo; round++) {
