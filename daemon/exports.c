@@ -39,7 +39,7 @@ struct order {
 	struct ql_model_ref model;
 	const char *format;
 	char quantization[16];
-	bool has_quantization;
+	bool has_quantization, original; /* original: merge into the weights as they were before quantisation */
 };
 
 static json_t *json_or_null(const char *text)
@@ -190,9 +190,11 @@ static int read_order(struct ql_control *ctl, const struct ql_who *who, const js
 	if (i == sizeof formats / sizeof formats[0])
 		return ql_fault_set(f, QL_EINVAL, 400, "invalid_value", "format", "'format' must be peft, gguf_lora, gguf or safetensors.");
 	o->format = formats[i].format;
-	if (merge != NULL && strcmp(merge, "dequantized") != 0)
-		return ql_fault_set(f, QL_EINVAL, 400, strcmp(merge, "original") == 0 ? "unsupported_value" : "invalid_value", "merge_base",
-				    "'merge_base' must be dequantized.");
+	o->original = merge != NULL && strcmp(merge, "original") == 0;
+	if (merge != NULL && !o->original && strcmp(merge, "dequantized") != 0)
+		return ql_fault_set(f, QL_EINVAL, 400, "invalid_value", "merge_base", "'merge_base' must be dequantized or original.");
+	if (o->original && (strcmp(format, "peft") == 0 || strcmp(format, "gguf_lora") == 0))
+		return ql_fault_set(f, QL_EINVAL, 400, "unsupported_parameter", "merge_base", "'merge_base' does not apply to format %s.", format);
 	if ((rc = check_quantization(o, i, quantization, f)) != QL_OK || (rc = ql_model_resolve(ctl, who, model, &o->model, f)) != QL_OK)
 		return rc;
 	if (o->model.base && (strcmp(format, "peft") == 0 || strcmp(format, "gguf_lora") == 0))
@@ -211,8 +213,9 @@ static int insert(struct ql_control *ctl, const struct ql_who *who, const struct
 	ql_id_make(id, "export-");
 	rc = ql_store_run(ctl->store, e,
 			  "INSERT INTO exports (id, project, state, model, format, quantization, merge_base, created_at)"
-			  " VALUES (?1, ?2, 'queued', ?3, ?4, ?5, 'dequantized', ?6)",
-			  "sssssi", id, who->project, o->model.name, o->format, o->has_quantization ? o->quantization : NULL, (int64_t)time(NULL));
+			  " VALUES (?1, ?2, 'queued', ?3, ?4, ?5, ?6, ?7)",
+			  "ssssssi", id, who->project, o->model.name, o->format, o->has_quantization ? o->quantization : NULL,
+			  o->original ? "original" : "dequantized", (int64_t)time(NULL));
 	if (rc >= 0)
 		rc = ql_revision_bump(ctl, who->project, NULL, NULL, e);
 	if (rc != QL_OK)

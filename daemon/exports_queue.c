@@ -46,13 +46,13 @@ static int set_state(struct ql_control *ctl, const char *id, const char *state, 
 }
 
 static json_t *export_frame(struct ql_control *ctl, const char *id, const char *format, const char *quantization,
-		const struct ql_model_ref *m)
+		const char *merge_base, const struct ql_model_ref *m)
 {
 	char dir[80];
 
 	(void)snprintf(dir, sizeof dir, "exports/%s", id);
-	return json_pack("{s:s,s:s,s:s,s:s?,s:o,s:s,s:s,s:s}", "type", "export", "id", id, "format", format, "quantization",
-			 quantization[0] == '\0' ? NULL : quantization, "adapter", ql_model_adapter(m), "dir", dir, "base_name", ctl->base_name, "name",
+	return json_pack("{s:s,s:s,s:s,s:s?,s:s,s:o,s:s,s:s,s:s}", "type", "export", "id", id, "format", format, "quantization",
+			 quantization[0] == '\0' ? NULL : quantization, "merge_base", merge_base, "adapter", ql_model_adapter(m), "dir", dir, "base_name", ctl->base_name, "name",
 			 m->name);
 }
 
@@ -61,8 +61,8 @@ static bool start_one(struct ql_control *ctl)
 {
 	struct ql_err e = {0};
 	sqlite3_stmt *q = ql_store_query(ctl->store, &e,
-					 "SELECT id, model, format, quantization, project FROM exports WHERE state = 'queued' ORDER BY seq LIMIT 1", "");
-	char id[QL_ID_SIZE], model[QL_MODEL_NAME_SIZE], format[24], quantization[24];
+					 "SELECT id, model, format, quantization, project, merge_base FROM exports WHERE state = 'queued' ORDER BY seq LIMIT 1", "");
+	char id[QL_ID_SIZE], model[QL_MODEL_NAME_SIZE], format[24], quantization[24], merge_base[24];
 	struct ql_who who = {.scopes = 0};
 	struct ql_model_ref m;
 	bool found = q != NULL && ql_store_step(ctl->store, q, &e) == 1;
@@ -73,6 +73,7 @@ static bool start_one(struct ql_control *ctl)
 		(void)snprintf(format, sizeof format, "%s", ql_store_text(q, 2));
 		(void)snprintf(quantization, sizeof quantization, "%s", ql_store_text(q, 3));
 		(void)snprintf(who.project, sizeof who.project, "%s", ql_store_text(q, 4));
+		(void)snprintf(merge_base, sizeof merge_base, "%s", ql_store_text(q, 5));
 	}
 	ql_store_done(q);
 	if (!found)
@@ -83,7 +84,7 @@ static bool start_one(struct ql_control *ctl)
 		return false;
 	(void)snprintf(ctl->exports->running, sizeof ctl->exports->running, "%s", id);
 	ctl->exports->progress = 0;
-	if (ql_engine_send(ctl->engines[0], export_frame(ctl, id, format, quantization, &m), &e) != QL_OK)
+	if (ql_engine_send(ctl->engines[0], export_frame(ctl, id, format, quantization, merge_base, &m), &e) != QL_OK)
 		ql_engine_kill(ctl->engines[0], "exit"); /* its end puts the export back */
 	return false;
 }

@@ -16,7 +16,8 @@
  *              checking, see "inference" below}
  *  infer_cancel {id}
  *  adapter_drop {name}                        forget a cached adapter
- *  export     {id:"export-…", format, quantization, adapter:null|{name,dir,generation}, dir:"exports/ID", base_name, name}
+ *  export     {id:"export-…", format, quantization, merge_base:"dequantized|original", adapter:null|{name,dir,generation},
+ *              dir:"exports/ID", base_name, name}
  *  export_cancel {id}
  *  ping       {n}
  *  drain      {}                              finish what runs (jobs get stop/drain), then the engine exits 0
@@ -41,7 +42,7 @@
  *  phase      {job, attempt, phase:"loading|training|evaluating|checkpointing|publishing"}
  *  checkpoint {job, attempt, step, dir:"step-N", manifest_sha256, bytes, kind:"user|snapshot", metrics}  durable when sent
  *  stopped    {job, attempt, step, mode}       after the snapshot, if any, was sent
- *  done       {job, attempt, step, trained_tokens, dir:"adapters/ID", manifest_sha256, bytes, csv:"jobs/ID/step_metrics.csv"}  all durable
+ *  done       {job, attempt, step, trained_tokens, early:bool (stopped by early_stopping_patience), dir:"adapters/ID", manifest_sha256, bytes, csv:"jobs/ID/step_metrics.csv"}  all durable
  *  failed     {job, attempt, step, code, message, param}   code as in api.md 5.5
  *  delta      {id, index, text, tokens:int, logprobs:null|[{token, logprob, bytes, top:[{token, logprob, bytes}]}]}  text: whole characters
  *  finish     {id, index, reason:"stop|length"}              one for each choice
@@ -49,7 +50,7 @@
  *  infer_error {id, code (enum ql_code), error_code (api.md §3 word), param, message}   closes the request
  *  infer_result {id, result:{…}}               answers tokenize, detokenize, template; closes the request
  *  export_progress {id, progress}
- *  export_done {id, files:[{name, bytes, sha256}], verification:null|{prompts, max_abs_logit_diff, argmax_equal}}
+ *  export_done {id, files:[{name, bytes, sha256}], verification:null|{base_difference:{relative_rms, max_abs, tensors}}}
  *  export_failed {id, code, message}
  *
  * inference: chat {messages, tools?, chat_template_kwargs?, add_generation_prompt, continue_final_message}; completion {prompts:[string or

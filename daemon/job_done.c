@@ -68,6 +68,9 @@ static int finish(struct ql_control *ctl, struct ql_job *j, const json_t *f, con
 					      " pause_reason = NULL WHERE id = ?1",
 					      "sisi", j->id, trained, file, (int64_t)json_integer_value(json_object_get(f, "step")))) >= 0)
 		rc = ql_job_event(ctl, j->id, "info", NULL, -1, e, "New fine-tuned model created: %s", j->reserved_name);
+	if (rc == QL_OK && json_is_true(json_object_get(f, "early")))
+		rc = ql_job_event(ctl, j->id, "info", NULL, -1, e, "Stopped early at step %lld: the validation loss no longer improves",
+				  (long long)json_integer_value(json_object_get(f, "step")));
 	return rc == QL_OK ? ql_job_event(ctl, j->id, "info", NULL, -1, e, "The job has successfully completed") : rc;
 }
 

@@ -9,6 +9,8 @@
 #include "daemon/jobs_internal.h"
 
 #define STEPS_MAX 10000000
+#define PATTERNS_MAX 64
+#define PATTERN_BYTES_MAX 256
 
 enum type { INT, NUM, BOOL, WORD, TEXT };
 
@@ -21,11 +23,12 @@ struct field {
 	const char *preset; /* JSON text */
 };
 
-/* api.md §5.3, in its order; target_modules and quantization have their own functions. */
+/* api.md §5.3, in its order; target_modules, the patterns and quantization have their own functions. */
 static const struct field qlora_fields[] = {
 	{"rank", INT, 1, QL_LORA_RANK_MAX, false, false, NULL, "16"},
 	{"alpha", NUM, 0, 1024, true, false, NULL, "null"},
 	{"dropout", NUM, 0, 0.9, false, false, NULL, "0.0"},
+	{"neftune_noise_alpha", NUM, 0, 1000, true, false, NULL, "null"},
 	{"use_rslora", BOOL, 0, 0, false, false, NULL, "false"},
 	{"init_lora_weights", WORD, 0, 0, false, false, "default|gaussian", "\"default\""},
 	{"loraplus_ratio", NUM, 1, 64, false, false, NULL, "1.0"},
@@ -49,6 +52,8 @@ static const struct field qlora_fields[] = {
 	{"save_steps", INT, 1, STEPS_MAX, false, false, NULL, "null"},
 	{"save_total_limit", INT, 1, 100, false, false, NULL, "3"},
 	{"eval_steps", INT, 1, STEPS_MAX, false, false, NULL, "null"},
+	{"early_stopping_patience", INT, 1, 1000, false, false, NULL, "null"},
+	{"early_stopping_threshold", NUM, 0, 1000, false, false, NULL, "0.0"},
 	{"logging_steps", INT, 1, 1000, false, false, NULL, "null"},
 	{"completion_only_loss", BOOL, 0, 0, false, false, NULL, "true"},
 	{"chat_template", TEXT, 1, 65536, false, false, NULL, "null"},
@@ -177,6 +182,26 @@ static int check_targets(const json_t *v, json_t **out, const char **code, struc
 	return *out == NULL ? ql_err_set(e, QL_ENOMEM, "request") : QL_OK;
 }
 
+/* rank_pattern (integers) and alpha_pattern: an object of module name patterns.  Which modules match, the engine says. */
+static int check_pattern(const json_t *v, const char *name, bool ranks, json_t **out, const char **code, struct ql_err *e)
+{
+	const char *key;
+	json_t *item;
+
+	if (v != NULL && (!json_is_object(v) || json_object_size(v) > PATTERNS_MAX))
+		return ql_field_bad(e, code, "invalid_value", "qlora.", name, "must be an object of at most 64 patterns");
+	json_object_foreach((json_t *)(uintptr_t)v, key, item) {
+		double n = json_number_value(item);
+
+		if (key[0] == '\0' || strlen(key) > PATTERN_BYTES_MAX)
+			return ql_field_bad(e, code, "invalid_value", "qlora.", name, "may have keys of 1 to 256 bytes");
+		if (ranks ? !json_is_integer(item) || n < 1 || n > QL_LORA_RANK_MAX : !json_is_number(item) || !(n > 0) || n > 1024)
+			return ql_field_bad(e, code, "invalid_value", "qlora.", name, ranks ? "has values from 1 to 256" : "has values above 0, up to 1024");
+	}
+	*out = v != NULL ? json_copy((json_t *)(uintptr_t)v) : json_object();
+	return *out == NULL ? ql_err_set(e, QL_ENOMEM, "request") : QL_OK;
+}
+
 static int check_quantization(const json_t *v, const json_t *loaded, json_t **out, const char **code, struct ql_err *e)
 {
 	static const char *const keys[] = {"type", "block_size", "double_quant", NULL};
@@ -207,7 +232,8 @@ static bool known_key(const char *key)
 	for (size_t i = 0; i < N_FIELDS; i++)
 		if (strcmp(qlora_fields[i].name, key) == 0)
 			return true;
-	return strcmp(key, "target_modules") == 0 || strcmp(key, "quantization") == 0;
+	return strcmp(key, "target_modules") == 0 || strcmp(key, "quantization") == 0 || strcmp(key, "rank_pattern") == 0 ||
+	       strcmp(key, "alpha_pattern") == 0;
 }
 
 /* The keys of qlora that stand in for OpenAI's own are refused there by name, as any unknown key. */
@@ -235,6 +261,15 @@ static int read_qlora(const json_t *q, const struct ql_recipe_facts *facts, json
 	(void)json_object_set_new(r, "target_modules", v);
 	if (rc != QL_OK)
 		return rc;
+	for (int i = 0; i < 2; i++) {
+		const char *name = i == 0 ? "rank_pattern" : "alpha_pattern";
+
+		v = NULL;
+		rc = check_pattern(ql_field_given(q, name), name, i == 0, &v, code, e);
+		(void)json_object_set_new(r, name, v);
+		if (rc != QL_OK)
+			return rc;
+	}
 	v = NULL;
 	rc = check_quantization(ql_field_given(q, "quantization"), facts->quantization, &v, code, e);
 	(void)json_object_set_new(r, "quantization", v);
@@ -307,13 +342,15 @@ static int check_batch(const json_t *r, const char **code, struct ql_err *e)
 }
 
 /* Rules between fields, and the defaults that depend on others. */
-static int check_together(const json_t *q, const struct ql_recipe_facts *facts, json_t *r, const char **code, struct ql_err *e)
+static int check_together(const json_t *body, const json_t *q, const struct ql_recipe_facts *facts, json_t *r, const char **code, struct ql_err *e)
 {
 	const char *scheduler = json_string_value(json_object_get(r, "lr_scheduler"));
 	bool ratio = ql_field_given(q, "warmup_ratio") != NULL, steps = ql_field_given(q, "warmup_steps") != NULL;
 	double rate = json_number_value(json_object_get(r, "learning_rate"));
 	int64_t seq = int_of(r, "max_seq_length");
 
+	if (ql_field_given(q, "early_stopping_patience") != NULL && ql_field_given(body, "validation_file") == NULL)
+		return ql_field_bad(e, code, "invalid_value", "qlora.", "early_stopping_patience", "needs a validation_file");
 	if (ratio && steps)
 		return ql_field_bad(e, code, "invalid_value", "qlora.", "warmup_steps", "and qlora.warmup_ratio must not both be given");
 	if (strcmp(scheduler, "constant") == 0 && (json_number_value(ql_field_given(q, "warmup_ratio")) > 0 ||
@@ -340,17 +377,19 @@ static int check_together(const json_t *q, const struct ql_recipe_facts *facts, 
 /* Continued training: shape of the adapter as it is; asking for another one is a contradiction. */
 static int take_over(const json_t *q, const json_t *from, json_t *r, const char **code, struct ql_err *e)
 {
-	static const char *const keys[] = {"rank", "alpha", "target_modules", "use_rslora"};
+	static const char *const keys[] = {"rank", "alpha", "target_modules", "use_rslora", "rank_pattern", "alpha_pattern"};
 
 	if (from == NULL)
 		return QL_OK;
 	for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
 		json_t *v = json_object_get(from, keys[i]), *own = json_object_get(r, keys[i]);
-		bool equal = json_is_number(v) ? json_number_value(v) == json_number_value(own) : json_equal(v, own);
+		/* a model made before patterns existed has none */
+		bool equal = v == NULL ? json_object_size(own) == 0 : json_is_number(v) ? json_number_value(v) == json_number_value(own) : json_equal(v, own);
 
 		if (ql_field_given(q, keys[i]) != NULL && !equal)
 			return ql_field_bad(e, code, "invalid_value", "qlora.", keys[i], "is that of the model to be trained on and cannot be changed");
-		(void)json_object_set(r, keys[i], v);
+		if (v != NULL)
+			(void)json_object_set(r, keys[i], v);
 	}
 	return QL_OK;
 }
@@ -369,7 +408,7 @@ int ql_recipe_make(const json_t *body, const struct ql_recipe_facts *facts, json
 	if (rc == QL_OK)
 		rc = read_qlora(q, facts, r, code, e);
 	if (rc == QL_OK)
-		rc = check_together(q, facts, r, code, e);
+		rc = check_together(body, q, facts, r, code, e);
 	if (rc == QL_OK)
 		rc = take_over(q, facts->inherit, r, code, e);
 	if (rc == QL_OK)

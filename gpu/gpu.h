@@ -248,6 +248,7 @@ int cu_gemm_tn(struct ql_device *d, struct ql_queue *q, uint64_t M, uint64_t N, 
 /* ---- ops ---------------------------------------------------------------------------------------------------------------- */
 
 int cu_embed(struct ql_device *, struct ql_queue *, const struct ql_weight *, const int32_t *, struct ql_tensor, struct ql_err *);
+int cu_embed_noise(struct ql_device *, struct ql_queue *, const struct ql_noise *, struct ql_err *);
 int cu_rmsnorm(struct ql_device *, struct ql_queue *, struct ql_tensor, const float *, float, struct ql_tensor, float *, struct ql_err *);
 int cu_rmsnorm_grad(struct ql_device *, struct ql_queue *, struct ql_tensor, const float *, const float *, struct ql_tensor,
 		    struct ql_tensor, struct ql_tensor, struct ql_err *);

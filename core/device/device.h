@@ -117,6 +117,20 @@ struct ql_linear_grad {
 	uint32_t n_segs;
 };
 
+/* ---- noise on embeddings ------------------------------------------------------------------------------------------ */
+
+/* NEFTune (Jain et al., arXiv 2310.05914): y[t, c] += (2u - 1)·alpha/√(L·d), L the length of the row's sequence, d = y.cols;
+ * u = ql_u01(word e mod 4) of Philox4x32-10 with key seed, counter (⌊e/4⌋ low, ⌊e/4⌋ high, step, QL_RNG_NEFTUNE << 24),
+ * e = (token_base + t)·d + c.  So the noise does not depend on packing or micro-batches, and a resume needs no state. */
+struct ql_noise {
+	struct ql_tensor y; /* act [T, d] */
+	uint32_t n_seqs;
+	const int32_t *cu_seqlens; /* device [n_seqs + 1] */
+	float alpha;
+	uint64_t seed, token_base;
+	uint32_t step;
+};
+
 /* ---- attention -------------------------------------------------------------------------------------------------- */
 
 struct ql_attn {
@@ -281,6 +295,7 @@ struct ql_device_ops {
 	/* y[t] = row ids[t] of the embedding matrix w; act [T, d] */
 	int (*embed)(struct ql_device *d, struct ql_queue *q, const struct ql_weight *w, const int32_t *ids, struct ql_tensor y,
 		     struct ql_err *e);
+	int (*embed_noise)(struct ql_device *d, struct ql_queue *q, const struct ql_noise *a, struct ql_err *e);
 	/* y = w ⊙ (x·ρ), ρ = (mean(x²) + eps)^-1/2 per row; rstd f32 [T] receives ρ, or NULL.  y may be x. */
 	int (*rmsnorm)(struct ql_device *d, struct ql_queue *q, struct ql_tensor x, const float *w, float eps, struct ql_tensor y,
 		       float *rstd, struct ql_err *e);

@@ -17,6 +17,8 @@
 #include "core/formats/peft.h"
 #include "core/formats/source.h"
 
+#define QL_EXPORT_DIGEST 32
+
 enum ql_export_type {
 	QL_EXPORT_F32, QL_EXPORT_F16, QL_EXPORT_BF16, QL_EXPORT_Q8_0, QL_EXPORT_Q4_0,
 	QL_EXPORT_Q4_K_M, QL_EXPORT_Q5_K_M, QL_EXPORT_Q6_K,
@@ -36,6 +38,9 @@ struct ql_export {
 	const char *name;	    /* general.name of the result; NULL = the source's */
 	const char *chat_template;  /* replaces the source's template; NULL = keep */
 	struct ql_pool *pool;	    /* may be NULL */
+	/* [ql_arch_tensor_count], zeroed by the caller, or NULL: writing a merged model notes a digest (BLAKE2b) of each tensor's
+	 * bytes, and verifying compares the whole file with them, beside recomputing some rows. */
+	uint8_t (*digests)[QL_EXPORT_DIGEST];
 	/* Called now and then with fractions of the work; returning non-zero cancels (QL_ECANCELLED, no file left). */
 	int (*progress)(void *progress_ctx, double done);
 	void *progress_ctx;
@@ -51,6 +56,16 @@ int ql_export_gguf_lora(const struct ql_export *x, enum ql_export_type type, int
  * dtype and without quantization_config, every other non-weight file copied.  The source must be an HF directory. */
 int ql_export_hf(const struct ql_export *x, enum ql_export_type type, int dirfd, struct ql_err *e);
 
+/* For merging into the original weights (read_f32 NULL).  check: every linear of the source is stored in 16 or 32 bits, else
+ * QL_EUNSUPPORTED with param merge_base.  diff: over all linears, W original against the Q that x->read_f32 gives:
+ * relative_rms = √(Σ(W - Q)²/ΣW²) in fp64, max_abs = max|W - Q|.  Reads every linear once. */
+struct ql_export_diff {
+	double relative_rms, max_abs;
+	uint32_t tensors;
+};
+int ql_export_check_original(const struct ql_source *s, struct ql_err *e);
+int ql_export_base_diff(const struct ql_export *x, struct ql_export_diff *out, struct ql_err *e);
+
 /* Re-read checks: opens what was written with our readers; the tensor set, shapes and types, every value finite, and for
  * each tensor some rows (first, last, and others spread over it) recomputed from base and adapter: their bytes must be equal.
  * QL_EMISMATCH, QL_ENONFINITE, QL_EFORMAT name the tensor. */
@@ -58,5 +73,7 @@ int ql_export_verify_gguf(const struct ql_export *x, enum ql_export_type type, i
 int ql_export_verify_gguf_lora(const struct ql_export *x, enum ql_export_type type, int dirfd, const char *file,
 			       struct ql_err *e);
 int ql_export_verify_hf(const struct ql_export *x, enum ql_export_type type, int dirfd, struct ql_err *e);
+/* The same for a PEFT directory written with ql_adapter_write in F32, not baked: every value, rank and scale. */
+int ql_export_verify_peft(const struct ql_export *x, int dirfd, struct ql_err *e);
 
 #endif

@@ -1,6 +1,7 @@
 /* merge.c - the stream of merged rows: W' = W + s·B·A in fp32 (product in fp64), chunk by chunk, encoded once.
  * Rows are computed one by one, each from its own inputs alone, so the bytes do not depend on threads or chunks. */
 #include <math.h>
+#include <sodium/crypto_generichash.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -148,12 +149,21 @@ static int encode(struct ql_export_run *r, const struct ql_arch_tensor *t, enum 
 	return rc;
 }
 
+/* Where a tensor's digest is kept; NULL if none is wanted. */
+static uint8_t *digest_of(const struct ql_export_run *r, const struct ql_arch_tensor *t)
+{
+	return r->x->digests != NULL ? r->x->digests[ql_arch_tensor_index_hf(r->arch, t->hf)] : NULL;
+}
+
 int ql_export_stream(struct ql_export_run *r, const struct ql_arch_tensor *t, enum ql_dtype dtype, bool permute,
 		     int (*sink)(void *ctx, const void *data, size_t len, struct ql_err *e), void *ctx, struct ql_err *e)
 {
 	uint32_t hd = permute ? r->arch->head_dim : 1;
 	uint64_t step = r->chunk / t->cols / hd * hd;
+	crypto_generichash_state hash;
+	uint8_t *digest = digest_of(r, t);
 
+	(void)crypto_generichash_init(&hash, NULL, 0, QL_EXPORT_DIGEST);
 	for (uint64_t row = 0; row < t->rows; row += step) {
 		uint64_t n = t->rows - row < step ? t->rows - row : step;
 		const float *src = r->rows;
@@ -165,6 +175,8 @@ int ql_export_stream(struct ql_export_run *r, const struct ql_arch_tensor *t, en
 		}
 		if (rc == QL_OK)
 			rc = encode(r, t, dtype, src, n, r->out, e);
+		if (rc == QL_OK && digest != NULL)
+			(void)crypto_generichash_update(&hash, r->out, n * ql_dtype_bytes(dtype, t->cols));
 		if (rc == QL_OK)
 			rc = sink(ctx, r->out, (size_t)n * ql_dtype_bytes(dtype, t->cols), e);
 		if (rc == QL_OK)
@@ -172,7 +184,23 @@ int ql_export_stream(struct ql_export_run *r, const struct ql_arch_tensor *t, en
 		if (rc != QL_OK)
 			return rc;
 	}
+	if (digest != NULL)
+		(void)crypto_generichash_final(&hash, digest, QL_EXPORT_DIGEST);
 	return QL_OK;
+}
+
+static int check_digest(const struct ql_export_run *r, const struct ql_arch_tensor *t, const uint8_t *data, size_t len, struct ql_err *e)
+{
+	static const uint8_t none[QL_EXPORT_DIGEST];
+	const uint8_t *want = digest_of(r, t);
+	uint8_t got[QL_EXPORT_DIGEST];
+
+	if (want == NULL || memcmp(want, none, sizeof none) == 0)
+		return QL_OK;
+	(void)crypto_generichash(got, sizeof got, data, len, NULL, 0);
+	return memcmp(got, want, sizeof got) == 0
+		       ? QL_OK
+		       : ql_err_param(e, QL_EMISMATCH, t->hf, "tensor %s: the file does not hold what was written", t->hf);
 }
 
 static int check_finite(struct ql_export_run *r, const struct ql_arch_tensor *t, enum ql_dtype dtype, const uint8_t *data,
@@ -204,6 +232,8 @@ int ql_export_check_tensor(struct ql_export_run *r, const struct ql_arch_tensor 
 	uint64_t samples = t->rows < 8 ? t->rows : 8;
 	int rc = check_finite(r, t, dtype, data, row_bytes, e);
 
+	if (rc == QL_OK)
+		rc = check_digest(r, t, data, (size_t)t->rows * row_bytes, e);
 	for (uint64_t k = 0; rc == QL_OK && k < samples; k++) {
 		uint64_t row = samples == 1 ? 0 : (t->rows - 1) * k / (samples - 1);
 		uint64_t hf = permute ? ql_arch_hf_row(r->arch->head_dim, row) : row;

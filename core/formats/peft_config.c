@@ -285,13 +285,12 @@ int ql_peft_config_targets(const struct ql_peft_config *c, const char *module, u
 	return in_names("target_modules", c->targets, module, yes, e);
 }
 
-/* The first entry of a pattern object that matches, NULL if none. */
-static int find_pattern(const char *what, const json_t *pattern, const char *module, const json_t **value, struct ql_err *e)
+int ql_peft_pattern_find(const char *what, const json_t *pattern, const char *module, const char **found, struct ql_err *e)
 {
 	const char *key;
 	json_t *v;
 
-	*value = NULL;
+	*found = NULL;
 	if (pattern == NULL)
 		return QL_OK;
 	json_object_foreach((json_t *)(uintptr_t)pattern, key, v) {
@@ -301,11 +300,20 @@ static int find_pattern(const char *what, const json_t *pattern, const char *mod
 		if (rc != QL_OK)
 			return rc;
 		if (yes) {
-			*value = v;
+			*found = key;
 			return QL_OK;
 		}
 	}
 	return QL_OK;
+}
+
+static int find_pattern(const char *what, const json_t *pattern, const char *module, const json_t **value, struct ql_err *e)
+{
+	const char *key;
+	int rc = ql_peft_pattern_find(what, pattern, module, &key, e);
+
+	*value = rc == QL_OK && key != NULL ? json_object_get(pattern, key) : NULL;
+	return rc;
 }
 
 int ql_peft_config_scale(const struct ql_peft_config *c, const char *module, uint32_t *r, double *alpha, struct ql_err *e)

@@ -27,6 +27,9 @@ int ql_peft_config_targets(const struct ql_peft_config *c, const char *module, u
 /* r and alpha of that module, patterns applied. */
 int ql_peft_config_scale(const struct ql_peft_config *c, const char *module, uint32_t *r, double *alpha, struct ql_err *e);
 
+/* The first key of a rank_pattern or alpha_pattern object (what: its name, for messages) that matches; NULL if none does. */
+int ql_peft_pattern_find(const char *what, const json_t *pattern, const char *module, const char **key, struct ql_err *e);
+
 /* "model.layers.N.self_attn.q_proj" of a layer and module; out holds QL_PEFT_MODULE_MAX bytes. */
 #define QL_PEFT_MODULE_MAX 80
 void ql_peft_module_path(uint32_t layer, int module, char *out);

@@ -106,11 +106,14 @@ int ql_lora_new(struct ql_lora_set **out, struct ql_model *m, const struct ql_lo
 	s->alpha = c->alpha;
 	s->rslora = c->rslora;
 	s->modules = c->modules;
-	for (uint32_t i = 0; i < n; i++)
-		if (c->modules >> (i % QL_MODULES) & 1) {
-			s->sites[i].r = c->rank;
-			s->sites[i].scale = (float)(c->alpha / (c->rslora ? sqrt((double)c->rank) : (double)c->rank));
-		}
+	for (uint32_t i = 0; i < n; i++) {
+		uint32_t r = c->site_rank != NULL ? c->site_rank[i] : c->modules >> (i % QL_MODULES) & 1 ? c->rank : 0;
+		double alpha = c->site_alpha != NULL ? c->site_alpha[i] : c->alpha;
+
+		s->sites[i].r = r;
+		if (r > 0)
+			s->sites[i].scale = (float)(alpha / (c->rslora ? sqrt((double)r) : (double)r));
+	}
 	rc = lay_out(s, true, e);
 	if (rc != QL_OK)
 		goto fail;

@@ -35,6 +35,8 @@ struct ql_lora_config {
 	double alpha;
 	bool rslora, gaussian;
 	uint32_t modules; /* mask of enum ql_module */
+	const uint32_t *site_rank; /* [layers · QL_MODULES] instead of rank, alpha and modules of each site; NULL = the same everywhere */
+	const double *site_alpha;
 };
 
 /* A new trainable adapter, initialised from seed. */

@@ -256,6 +256,14 @@ static int forward(struct ql_pass *p, struct ql_err *e)
 	uint32_t n = m->arch.num_hidden_layers;
 	int rc = op->embed(m->dev, m->queue, m->embed, p->ids, batch_rows(p, input_of(p, 0)), e);
 
+	if (rc == QL_OK && p->drop != NULL && p->drop->neftune > 0) {
+		struct ql_noise a = {.y = batch_rows(p, input_of(p, 0)), .n_seqs = p->b.n_seqs, .cu_seqlens = p->cu,
+				     .alpha = p->drop->neftune, .seed = p->drop->seed, .token_base = p->drop->token_base,
+				     .step = p->drop->step};
+
+		rc = op->embed_noise(m->dev, m->queue, &a, e);
+	}
+
 	for (uint32_t l = 0; rc == QL_OK && l < n; l++) {
 		struct acts a = p->layers[l];
 

@@ -28,8 +28,9 @@ struct ql_batch { /* host arrays */
 	const int32_t *rows, *labels;	/* [n_targets]: row t predicts labels */
 };
 
-struct ql_dropout {
+struct ql_dropout { /* the random parts of a training pass */
 	float p;
+	float neftune; /* NEFTune's alpha, 0 = none */
 	uint64_t seed, token_base; /* tokens of the optimiser step before this micro-batch */
 	uint32_t step;
 };

@@ -71,7 +71,9 @@ static int write_state(int dirfd, const struct ql_train_state *st, const json_t 
 	json_t *o = json_pack("{s:i, s:I, s:I, s:I, s:I, s:O?, s:O}", "format", QL_CHECKPOINT_FORMAT, "step", (json_int_t)st->step,
 			      "max_tokens", (json_int_t)st->max_tokens, "tokens", (json_int_t)st->tokens, "targets",
 			      (json_int_t)st->targets, "last", st->last, "identity", identity);
-	char *text = o == NULL ? NULL : json_dumps(o, JSON_INDENT(1) | JSON_SORT_KEYS);
+	bool bad = o == NULL || (st->has_best && (json_object_set_new(o, "best", ql_json_real(st->best)) != 0 ||
+						  json_object_set_new(o, "stale", json_integer((json_int_t)st->stale)) != 0));
+	char *text = bad ? NULL : json_dumps(o, JSON_INDENT(1) | JSON_SORT_KEYS);
 	int rc = text == NULL ? ql_err_set(e, QL_ENOMEM, "trainer.json")
 			      : ql_io_replace(dirfd, "trainer.json", text, strlen(text), e);
 
@@ -131,7 +133,8 @@ static int read_state(int fd, const json_t *identity, struct ql_train_state *st,
 {
 	struct ql_buf text = {0};
 	json_t *o = NULL;
-	int64_t format = 0, step = -1, max_tokens = 0, tokens = 0, targets = 0;
+	int64_t format = 0, step = -1, max_tokens = 0, tokens = 0, targets = 0, stale = 0;
+	double best = 0;
 	int rc = ql_io_read_all(fd, "trainer.json", QL_CONFIG_JSON_MAX, &text, e);
 
 	if (rc == QL_OK)
@@ -149,6 +152,10 @@ static int read_state(int fd, const json_t *identity, struct ql_train_state *st,
 		rc = ql_json_get_int(o, "tokens", 0, INT64_MAX, &tokens, e);
 	if (rc == QL_OK)
 		rc = ql_json_get_int(o, "targets", 0, INT64_MAX, &targets, e);
+	if (rc == QL_OK)
+		rc = ql_json_get_num(o, "best", -1e300, 1e300, &best, e);
+	if (rc == QL_OK)
+		rc = ql_json_get_int(o, "stale", 0, INT32_MAX, &stale, e);
 	if (rc == QL_OK && (step < 0 || max_tokens < 1))
 		rc = ql_err_set(e, QL_EFORMAT, "trainer.json is incomplete");
 	if (rc == QL_OK)
@@ -158,6 +165,9 @@ static int read_state(int fd, const json_t *identity, struct ql_train_state *st,
 		st->max_tokens = (uint64_t)max_tokens;
 		st->tokens = (uint64_t)tokens;
 		st->targets = (uint64_t)targets;
+		st->has_best = json_is_number(json_object_get(o, "best"));
+		st->best = best;
+		st->stale = (uint64_t)stale;
 		st->last = json_deep_copy(json_object_get(o, "last"));
 		rc = ql_io_read_all(fd, "step_metrics.csv", CSV_MAX, &st->csv, e);
 	}

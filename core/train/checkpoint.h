@@ -2,7 +2,8 @@
  *
  *   step-<n>/adapter_config.json, adapter_model.safetensors   a PEFT adapter, A and B in fp32
  *            optimizer.safetensors                            the parts of optim.h, in the order of lora.h
- *            trainer.json                                     {format, step, max_tokens, tokens, targets, last:{…metrics}, identity:{…}}
+ *            trainer.json                                     {format, step, max_tokens, tokens, targets, best?, stale?, last:{…metrics},
+ *                                                             identity:{…}}
  *            step_metrics.csv                                 one line for each step so far (api.md 7.2)
  *            MANIFEST.json                                    {"files":[{"name","bytes","sha256"},…]}, written last
  *
@@ -24,6 +25,9 @@ struct ql_train_state {
 	uint64_t step;	     /* optimiser steps done; also t of AdamW */
 	uint64_t max_tokens; /* micro-batch bound the numbers were made with */
 	uint64_t tokens, targets;
+	bool has_best;	     /* early stopping: best validation loss, and evaluations since that were no better */
+	double best;
+	uint64_t stale;
 	json_t *last;	     /* metrics of the last step or NULL */
 	struct ql_buf csv;
 };

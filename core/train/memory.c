@@ -7,6 +7,8 @@
  * example, before layers are recomputed: that costs a few per cent, recomputation a quarter. */
 #include "core/train/trainer.h"
 
+#include <stdlib.h>
+
 #define RESERVE_SHARE 0.10 /* of what is available, left for scratch and the neighbours */
 #define FULL_RATE_TOKENS 2048
 
@@ -17,25 +19,34 @@ struct request {
 	uint64_t state, budget; /* bytes: values, gradients, moments */
 };
 
-static void ranks(struct request *q, const struct ql_recipe *r)
+/* Columns that each group needs at most, and the bytes of adapter and optimiser. */
+static int ranks(struct request *q, const struct ql_recipe *r, struct ql_err *e)
 {
-	uint64_t layers = q->m->arch.num_hidden_layers;
 	bool on_host = r->paged && q->m->dev->act != QL_F32; /* paged moments of a GPU job cost no device memory */
+	uint32_t layers = q->m->arch.num_hidden_layers, *rank = calloc((size_t)layers * QL_MODULES, sizeof *rank);
+	double *alpha = calloc((size_t)layers * QL_MODULES, sizeof *alpha);
+	int rc = rank == NULL || alpha == NULL ? ql_err_set(e, QL_ENOMEM, "memory plan") : ql_recipe_sites(r, &q->m->arch, rank, alpha, e);
 
-	for (int g = 0; g < QL_GROUPS; g++)
-		for (int p = 0; p < ql_groups[g].count; p++) {
-			int module = ql_groups[g].first + p;
-			uint32_t out, in;
+	for (uint32_t l = 0; rc == QL_OK && l < layers; l++)
+		for (int g = 0; g < QL_GROUPS; g++) {
+			uint32_t sum = 0;
 
-			if (!(r->modules >> module & 1))
-				continue;
-			ql_arch_module_shape(&q->m->arch, module, &out, &in);
-			q->group_rank[g] += r->rank;
-			q->state += (uint64_t)r->rank * (out + in) * 8 * layers;
-			if (!on_host)
-				q->state += (ql_optim_tensor_bytes(r->optimizer, (uint64_t)r->rank * in) +
-					     ql_optim_tensor_bytes(r->optimizer, (uint64_t)r->rank * out)) * layers;
+			for (int p = 0; p < ql_groups[g].count; p++) {
+				int module = ql_groups[g].first + p;
+				uint32_t out, in, k = rank[l * QL_MODULES + (uint32_t)module];
+
+				ql_arch_module_shape(&q->m->arch, module, &out, &in);
+				sum += k;
+				q->state += (uint64_t)k * (out + in) * 8;
+				if (!on_host)
+					q->state += ql_optim_tensor_bytes(r->optimizer, (uint64_t)k * in) +
+						    ql_optim_tensor_bytes(r->optimizer, (uint64_t)k * out);
+			}
+			q->group_rank[g] = sum > q->group_rank[g] ? sum : q->group_rank[g];
 		}
+	free(rank);
+	free(alpha);
+	return rc;
 }
 
 static uint64_t pass_bytes(const struct request *q, uint32_t tokens, uint32_t all, uint32_t main)
@@ -137,7 +148,9 @@ int ql_train_plan_memory(struct ql_model *m, const struct ql_recipe *r, uint32_t
 
 	if (rc != QL_OK)
 		return rc;
-	ranks(&q, r);
+	rc = ranks(&q, r, e);
+	if (rc != QL_OK)
+		return rc;
 	if (r->micro_batch_size > 0)
 		least = n > UINT32_MAX ? UINT32_MAX : (uint32_t)n;
 	want = m->dev->act == QL_F32 ? FULL_RATE_TOKENS : 8192; /* larger gains nothing: products are at their full rate */

@@ -76,6 +76,17 @@ static int modules(const json_t *obj, uint32_t *mask, struct ql_err *e)
 	return QL_OK;
 }
 
+/* Values are checked where they are used (ql_recipe_sites). */
+static int pattern(const json_t *obj, const char *key, const json_t **out, struct ql_err *e)
+{
+	const json_t *v = json_object_get(obj, key);
+
+	*out = json_is_object(v) && json_object_size(v) > 0 ? v : NULL;
+	if (v != NULL && !json_is_null(v) && !json_is_object(v))
+		return ql_err_param(e, QL_EINVAL, key, "'%s' must be an object of patterns", key);
+	return QL_OK;
+}
+
 static int numbers(struct ql_recipe *r, const json_t *o, struct ql_err *e)
 {
 	const struct {
@@ -87,7 +98,8 @@ static int numbers(struct ql_recipe *r, const json_t *o, struct ql_err *e)
 		{"min_lr_ratio", 0, 1, &r->min_lr_ratio},      {"warmup_ratio", 0, 0.5, &r->warmup_ratio},
 		{"adam_beta1", 0, 0.9999999, &r->beta1},       {"adam_beta2", 0, 0.9999999, &r->beta2},
 		{"adam_epsilon", 1e-12, 1e-3, &r->eps},	       {"weight_decay", 0, 1, &r->weight_decay},
-		{"max_grad_norm", 0, 1000, &r->max_grad_norm},
+		{"max_grad_norm", 0, 1000, &r->max_grad_norm}, {"neftune_noise_alpha", 0, 1000, &r->neftune},
+		{"early_stopping_threshold", 0, 1000, &r->min_delta},
 	};
 
 	for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
@@ -117,6 +129,8 @@ static int counts(struct ql_recipe *r, const json_t *o, bool allow_auto, struct 
 		rc = u32(o, "save_total_limit", 1, 100, &r->save_total_limit, e);
 	if (rc == QL_OK)
 		rc = u32(o, "logging_steps", 1, 1000, &r->logging_steps, e);
+	if (rc == QL_OK)
+		rc = u32(o, "early_stopping_patience", 1, 1000, &r->patience, e);
 	if (rc == QL_OK)
 		rc = u64(o, "seed", 0, INT32_MAX, &r->seed, e);
 	if (rc == QL_OK)
@@ -150,6 +164,10 @@ int ql_recipe_parse(struct ql_recipe *r, const json_t *o, bool allow_auto, struc
 		rc = numbers(r, o, e);
 	if (rc == QL_OK)
 		rc = modules(o, &r->modules, e);
+	if (rc == QL_OK)
+		rc = pattern(o, "rank_pattern", &r->rank_pattern, e);
+	if (rc == QL_OK)
+		rc = pattern(o, "alpha_pattern", &r->alpha_pattern, e);
 	if (rc == QL_OK)
 		rc = one_of(o, "lr_scheduler", schedules, &schedule, e);
 	if (rc == QL_OK)

@@ -60,10 +60,20 @@ static uint32_t longest_example(const struct ql_dataset *d)
 static int new_state(struct run *r, struct ql_err *e)
 {
 	const struct ql_recipe *c = &r->job->recipe;
-	struct ql_lora_config lc = {c->rank, c->alpha, c->rslora, c->gaussian_init, c->modules};
-	int rc = r->job->init != NULL ? ql_lora_from_file(&r->lora, r->m, r->job->init, true, e)
-				      : ql_lora_new(&r->lora, r->m, &lc, c->seed, e);
+	uint32_t n = r->m->arch.num_hidden_layers * QL_MODULES, *rank = calloc(n, sizeof *rank);
+	double *alpha = calloc(n, sizeof *alpha);
+	struct ql_lora_config lc = {c->rank, c->alpha, c->rslora, c->gaussian_init, c->modules, rank, alpha};
+	int rc = rank == NULL || alpha == NULL ? ql_err_set(e, QL_ENOMEM, "adapter") : QL_OK;
 
+	if (rc == QL_OK && r->job->init != NULL) {
+		rc = ql_lora_from_file(&r->lora, r->m, r->job->init, true, e);
+	} else if (rc == QL_OK) {
+		rc = ql_recipe_sites(c, &r->m->arch, rank, alpha, e);
+		if (rc == QL_OK)
+			rc = ql_lora_new(&r->lora, r->m, &lc, c->seed, e);
+	}
+	free(rank);
+	free(alpha);
 	return rc == QL_OK ? ql_optim_for_lora(&r->optim, r->lora, c->optimizer, c->paged, e) : rc;
 }
 
@@ -137,7 +147,7 @@ static void tear_down(struct run *r)
 static int gradients(struct run *r, struct ql_train_metrics *t, struct ql_err *e)
 {
 	const struct ql_recipe *c = &r->job->recipe;
-	struct ql_dropout drop = {.p = (float)c->dropout, .seed = c->seed, .step = (uint32_t)r->st.step};
+	struct ql_dropout drop = {.p = (float)c->dropout, .neftune = (float)c->neftune, .seed = c->seed, .step = (uint32_t)r->st.step};
 	double nll = 0;
 	uint64_t correct = 0;
 	int rc = ql_plan_step(&r->plan, r->st.step, &r->batches, e);
@@ -214,23 +224,42 @@ static int evaluate(struct run *r, size_t n, double *loss, double *accuracy, str
 	return rc;
 }
 
+/* Early stopping counts evaluations that are not better than the best by more than min_delta (transformers' EarlyStoppingCallback). */
+static void judge(struct run *r, double loss)
+{
+	struct ql_train_state *s = &r->st;
+
+	if (!s->has_best || loss < s->best - r->job->recipe.min_delta)
+		s->stale = 0;
+	else
+		s->stale++;
+	if (!s->has_best || loss < s->best)
+		s->best = loss;
+	s->has_best = true;
+}
+
+static bool is_stale(const struct run *r) { return r->job->recipe.patience > 0 && r->st.stale >= r->job->recipe.patience; }
+
 static int validate(struct run *r, struct ql_train_metrics *t, struct ql_err *e)
 {
 	const struct ql_recipe *c = &r->job->recipe;
-	bool epoch_end = r->st.step % r->plan.steps_per_epoch == 0 || r->st.step == r->total_steps;
+	bool due = c->eval_steps > 0 && r->st.step % c->eval_steps == 0;
+	bool full = r->st.step % r->plan.steps_per_epoch == 0 || r->st.step == r->total_steps || (due && c->patience > 0);
 	int rc = QL_OK;
 
 	if (r->job->valid == NULL)
 		return QL_OK;
-	if (c->eval_steps > 0 && r->st.step % c->eval_steps == 0) {
+	if (due && c->patience == 0) {
 		r->job->events.phase(r->job->events.ctx, "evaluating");
 		rc = evaluate(r, c->batch_size, &t->valid_loss, &t->valid_accuracy, e);
 		t->has_valid = true;
 	}
-	if (rc == QL_OK && epoch_end) {
+	if (rc == QL_OK && full) {
 		r->job->events.phase(r->job->events.ctx, "evaluating");
 		rc = evaluate(r, SIZE_MAX, &t->full_valid_loss, &t->full_valid_accuracy, e);
 		t->has_full_valid = true;
+		if (rc == QL_OK)
+			judge(r, t->full_valid_loss);
 	}
 	if (t->has_valid || t->has_full_valid)
 		r->job->events.phase(r->job->events.ctx, "training");
@@ -330,7 +359,7 @@ static int one_step(struct run *r, struct ql_err *e)
 static int save_if_due(struct run *r, enum ql_train_stop stop, struct ql_err *e)
 {
 	const struct ql_recipe *c = &r->job->recipe;
-	bool user = r->st.step == r->total_steps || r->st.step % r->plan.steps_per_epoch == 0 ||
+	bool user = r->st.step == r->total_steps || is_stale(r) || r->st.step % r->plan.steps_per_epoch == 0 ||
 		    (c->save_steps > 0 && r->st.step % c->save_steps == 0);
 
 	if (user)
@@ -351,7 +380,7 @@ static int loop(struct run *r, struct ql_train_result *out, struct ql_err *e)
 	r->last_snapshot = now_s();
 	if (j->resume == NULL)
 		rc = save(r, false, e); /* step 0: the initial adapter */
-	while (rc == QL_OK && r->st.step < r->total_steps) {
+	while (rc == QL_OK && r->st.step < r->total_steps && !is_stale(r)) {
 		ql_gate_leave(r->m->gate, QL_GATE_TRAIN); /* other jobs take their turn */
 		ql_gate_enter(r->m->gate, QL_GATE_TRAIN);
 		stop = asked_to_stop(r);
@@ -367,7 +396,8 @@ static int loop(struct run *r, struct ql_train_result *out, struct ql_err *e)
 		stop = QL_TRAIN_CANCEL;
 		rc = QL_OK;
 	}
-	out->stopped = r->st.step < r->total_steps;
+	out->early = r->st.step < r->total_steps && is_stale(r);
+	out->stopped = r->st.step < r->total_steps && !out->early;
 	out->step = r->st.step;
 	out->trained_tokens = r->st.targets;
 	(void)snprintf(out->final_dir, sizeof out->final_dir, "step-%llu", (unsigned long long)r->st.step);

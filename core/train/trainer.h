@@ -60,6 +60,7 @@ struct ql_train_job {
 
 struct ql_train_result {
 	bool stopped;	   /* pause or cancel; else the run is complete */
+	bool early;	   /* complete before its last step: the validation loss stopped improving */
 	uint64_t step;
 	uint64_t trained_tokens; /* target tokens seen over all steps */
 	char final_dir[64];	 /* the last checkpoint, "step-<n>", when complete */

@@ -87,9 +87,11 @@ static int write_one(struct export_task *x, const struct ql_export *ex, const ch
 	char file[200];
 	int rc;
 
-	if (strcmp(format, "peft") == 0)
-		return ex->adapter == NULL ? ql_err_param(e, QL_EINVAL, "model", "the base has no adapter to export")
-					   : ql_adapter_write(ex->adapter, &x->g->model->arch, fd, &o, e);
+	if (strcmp(format, "peft") == 0) {
+		rc = ex->adapter == NULL ? ql_err_param(e, QL_EINVAL, "model", "the base has no adapter to export")
+					 : ql_adapter_write(ex->adapter, &x->g->model->arch, fd, &o, e);
+		return rc == QL_OK ? ql_export_verify_peft(ex, fd, e) : rc;
+	}
 	if (type == QL_EXPORT_TYPES)
 		return ql_err_param(e, QL_EUNSUPPORTED, "quantization", "unknown quantization '%.20s'", quant);
 	file_name(x, quant, strcmp(format, "gguf_lora") == 0, file, sizeof file);
@@ -133,9 +135,25 @@ static json_t *list_files(int fd, struct ql_err *e)
 	return list;
 }
 
-static int run(struct export_task *x, json_t **files, struct ql_err *e)
+/* Merging into the original weights: their difference from the base trained on goes into the report. */
+static int use_original(struct ql_export *ex, json_t **report, struct ql_err *e)
 {
-	const char *format = NULL, *quant = NULL, *dir = NULL, *name = NULL;
+	struct ql_export_diff d;
+	int rc = ql_export_check_original(ex->source, e);
+
+	if (rc == QL_OK)
+		rc = ql_export_base_diff(ex, &d, e);
+	if (rc != QL_OK)
+		return rc;
+	*report = json_pack("{s:{s:f, s:f, s:I}}", "base_difference", "relative_rms", d.relative_rms, "max_abs", d.max_abs, "tensors",
+			    (json_int_t)d.tensors);
+	ex->read_f32 = NULL; /* the source's own weights */
+	return *report == NULL ? ql_err_set(e, QL_ENOMEM, "export") : QL_OK;
+}
+
+static int run(struct export_task *x, json_t **files, json_t **report, struct ql_err *e)
+{
+	const char *format = NULL, *quant = NULL, *dir = NULL, *name = NULL, *merge = NULL;
 	struct ql_adapter_file adapter = {0};
 	struct ql_export ex = {.source = x->g->source, .read_f32 = ql_model_read_f32, .ctx = x->g->model, .progress = on_progress,
 			       .progress_ctx = x};
@@ -149,6 +167,10 @@ static int run(struct export_task *x, json_t **files, struct ql_err *e)
 		rc = ql_json_get_str(x->frame, "dir", 9, 256, &dir, e);
 	if (rc == QL_OK)
 		rc = ql_json_get_str(x->frame, "name", 1, 256, &name, e);
+	if (rc == QL_OK)
+		rc = ql_json_get_str(x->frame, "merge_base", 1, 32, &merge, e);
+	if (rc == QL_OK && merge != NULL && strcmp(merge, "original") == 0)
+		rc = use_original(&ex, report, e);
 	if (rc == QL_OK && (format == NULL || dir == NULL || strncmp(dir, "exports/", 8) != 0))
 		rc = ql_err_param(e, QL_EINVAL, "format", "export without format or place");
 	if (rc == QL_OK)
@@ -164,9 +186,11 @@ static int run(struct export_task *x, json_t **files, struct ql_err *e)
 	ex.adapter = have ? &adapter : NULL;
 	ex.name = name;
 	ex.chat_template = tmpl.len > 0 ? tmpl.data : NULL;
+	ex.digests = calloc(ql_arch_tensor_count(&x->g->model->arch), sizeof *ex.digests); /* without memory: some rows only */
 	ex.pool = ql_pool_new(2);
 	rc = write_one(x, &ex, format, quant != NULL ? quant : strcmp(format, "gguf_lora") == 0 ? "f32" : strcmp(format, "safetensors") == 0 ? "bf16" : "f16", fd, e);
 	ql_pool_free(ex.pool);
+	free(ex.digests);
 	if (rc == QL_OK) {
 		*files = list_files(fd, e);
 		rc = *files == NULL ? QL_EIO : ql_io_dir_publish(parent, dir + 8, fd, e);
@@ -184,15 +208,16 @@ cleanup:
 static void work(struct export_task *x)
 {
 	struct ql_err e = {0};
-	json_t *files = NULL;
-	int rc = x->cancelled ? ql_err_set(&e, QL_ECANCELLED, "cancelled") : run(x, &files, &e);
+	json_t *files = NULL, *report = NULL;
+	int rc = x->cancelled ? ql_err_set(&e, QL_ECANCELLED, "cancelled") : run(x, &files, &report, &e);
 
 	if (rc == QL_OK)
-		engine_send(json_pack("{s:s, s:s, s:o, s:n}", "type", "export_done", "id", x->id, "files", files, "verification"));
+		engine_send(json_pack("{s:s, s:s, s:o, s:O?}", "type", "export_done", "id", x->id, "files", files, "verification", report));
 	else
 		engine_send(json_pack("{s:s, s:s, s:s, s:s, s:s}", "type", "export_failed", "id", x->id, "code",
 				      rc == QL_ECANCELLED ? "cancelled" : engine_error_word(rc, e.param), "message", e.message,
 				      "param", e.param));
+	json_decref(report);
 }
 
 static void *export_main(void *arg)

@@ -347,6 +347,7 @@ static int finish(struct job *j, const struct ql_train_result *r, struct ql_err 
 	o = frame_for(j, "done");
 	put_int(o, "step", r->step);
 	put_int(o, "trained_tokens", r->trained_tokens);
+	(void)json_object_set_new(o, "early", json_boolean(r->early));
 	(void)json_object_set_new(o, "dir", json_string(target));
 	(void)json_object_set_new(o, "manifest_sha256", json_string(m.sha256));
 	put_int(o, "bytes", m.bytes);

@@ -130,9 +130,11 @@ static void *validate_main(void *arg)
 	if (rep != NULL)
 		add_faults(reply, rep);
 	if (rc != QL_OK) {
-		(void)json_object_set_new(reply, "code", json_string(code_of(rc, &e, validation)));
+		bool recipe = strcmp(e.param, "rank_pattern") == 0 || strcmp(e.param, "alpha_pattern") == 0; /* only the engine knows the modules */
+
+		(void)json_object_set_new(reply, "code", json_string(recipe ? "invalid_value" : code_of(rc, &e, validation)));
 		(void)json_object_set_new(reply, "message", json_string(e.message));
-		(void)json_object_set_new(reply, "param", json_string(validation ? "validation_file" : "training_file"));
+		(void)json_object_set_new(reply, "param", json_string(recipe ? e.param : validation ? "validation_file" : "training_file"));
 	}
 	engine_send(reply);
 	free(rep);

@@ -214,7 +214,7 @@ static json_t *describe(struct ql_plan *plan, uint64_t steps)
 /* Gradients of the first step from the initial adapter, under PEFT's names. */
 static void write_grads(struct ql_plan *plan, const struct ql_recipe *r, int dir)
 {
-	struct ql_lora_config lc = {r->rank, r->alpha, r->rslora, r->gaussian_init, r->modules};
+	struct ql_lora_config lc = {.rank = r->rank, .alpha = r->alpha, .rslora = r->rslora, .gaussian = r->gaussian_init, .modules = r->modules};
 	struct ql_step_batches sb = {0};
 	struct ql_lora_set *lora;
 	struct ql_pass *p;

@@ -143,6 +143,7 @@ static const struct ql_device_ops ops = {
 	.table_set = ql_cpu_table_set,
 	.table_free = ql_cpu_table_free,
 	.embed = ql_cpu_embed,
+	.embed_noise = ql_cpu_embed_noise,
 	.rmsnorm = ql_cpu_rmsnorm,
 	.rmsnorm_grad = ql_cpu_rmsnorm_grad,
 	.rope = ql_cpu_rope,

@@ -120,6 +120,7 @@ void ql_cpu_table_free(struct ql_device *d, struct ql_lora_table *t);
 /* the ops, one file each */
 #define QL_CPU_OP(name, ...) int ql_cpu_##name(struct ql_device *d, struct ql_queue *q, __VA_ARGS__, struct ql_err *e)
 QL_CPU_OP(embed, const struct ql_weight *w, const int32_t *ids, struct ql_tensor y);
+QL_CPU_OP(embed_noise, const struct ql_noise *a);
 QL_CPU_OP(rmsnorm, struct ql_tensor x, const float *w, float eps, struct ql_tensor y, float *rstd);
 QL_CPU_OP(rmsnorm_grad, struct ql_tensor x, const float *w, const float *rstd, struct ql_tensor dy,
 	  struct ql_tensor add, struct ql_tensor dx);

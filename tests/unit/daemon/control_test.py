@@ -469,7 +469,7 @@ def test_exports(state):
                         ({"model": model, "format": "peft", "quantization": "f16"}, "quantization"),
                         ({"model": model, "format": "gguf_lora", "quantization": "q8_0"}, "quantization"),
                         ({"model": "fake", "format": "peft"}, "model"),
-                        ({"model": model, "format": "gguf", "merge_base": "original"}, "merge_base")):
+                        ({"model": model, "format": "gguf", "merge_base": "nf4"}, "merge_base"), ({"model": model, "format": "peft", "merge_base": "original"}, "merge_base")):
         status, b = d.call("POST", "/v1/exports", body)
         assert status == 400 and b["error"]["param"] == param, (body, b)
     assert d.call("POST", "/v1/exports", {"model": "ft:none", "format": "gguf"})[0] == 404

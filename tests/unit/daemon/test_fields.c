@@ -35,6 +35,11 @@ static const struct row rows[] = {
 	{"{\"qlora\":{\"warmup_steps\":%s}}", "qlora.warmup_steps", "-1", "0", "1000000", "1000001", "1.5"},
 	{"{\"qlora\":{\"optimizer\":%s}}", "qlora.optimizer", NULL, "\"adamw\"", "\"paged_adamw_8bit\"", "\"adam8\"", "{}"},
 	{"{\"qlora\":{\"optimizer\":%s}}", "qlora.optimizer", NULL, "\"adamw_8bit\"", "\"paged_adamw\"", "\"sgd\"", "8"},
+	{"{\"qlora\":{\"neftune_noise_alpha\":%s}}", "qlora.neftune_noise_alpha", "0", "0.001", "1000", "1001", "\"5\""},
+	{"{\"validation_file\":\"file-x\",\"qlora\":{\"early_stopping_patience\":%s}}", "qlora.early_stopping_patience", "0", "1", "1000", "1001", "1.0"},
+	{"{\"qlora\":{\"early_stopping_threshold\":%s}}", "qlora.early_stopping_threshold", "-0.1", "0", "1000", "1001", "\"a\""},
+	{"{\"qlora\":{\"rank_pattern\":%s}}", "qlora.rank_pattern", "{\"q_proj\":0}", "{}", "{\"q_proj\":256}", "{\"q_proj\":257}", "{\"q_proj\":1.5}"},
+	{"{\"qlora\":{\"alpha_pattern\":%s}}", "qlora.alpha_pattern", "{\"q_proj\":0}", "{}", "{\"q_proj\":1024}", "{\"\":1}", "[]"},
 	{"{\"qlora\":{\"adam_beta1\":%s}}", "qlora.adam_beta1", "-0.1", "0", "0.99999", "1", "\"a\""},
 	{"{\"qlora\":{\"adam_beta2\":%s}}", "qlora.adam_beta2", "-0.1", "0", "0.99999", "1", "\"a\""},
 	{"{\"qlora\":{\"adam_epsilon\":%s}}", "qlora.adam_epsilon", "1e-13", "1e-12", "1e-3", "1.1e-3", "\"a\""},
@@ -142,6 +147,7 @@ static const struct {
 	{"{\"hyperparameters\":{\"batch_size\":8},\"qlora\":{\"micro_batch_size\":3}}", "qlora.micro_batch_size", "invalid_value"},
 	{"{\"qlora\":{\"micro_batch_size\":32,\"gradient_accumulation_steps\":9}}", "qlora.gradient_accumulation_steps", "invalid_value"},
 	{"{\"qlora\":{\"quantization\":{\"type\":\"fp4\"}}}", "qlora.quantization.type", "unsupported_value"},
+	{"{\"qlora\":{\"early_stopping_patience\":2}}", "qlora.early_stopping_patience", "invalid_value"},
 	{"{\"qlora\":{\"quantization\":{\"bits\":4}}}", "qlora.quantization.bits", "unsupported_parameter"},
 };
 

@@ -1,5 +1,7 @@
-/* RoPE, SwiGLU and its gradient, embedding, cache writes, argmax. */
+/* RoPE, SwiGLU and its gradient, embedding and its noise, cache writes, argmax. */
 #include "tests/unit/device/devtest.h"
+
+#include "core/base/philox.h"
 
 static void test_rope(void **state)
 {
@@ -145,6 +147,55 @@ static void test_embed(void **state)
 		}
 }
 
+/* NEFTune: the formula with the generator written out; the same noise however the rows are cut into calls. */
+static void test_embed_noise(void **state)
+{
+	static const uint32_t dims[] = {8, 33, 576};
+	static const int32_t cu[] = {0, 7, 8, 21};
+
+	(void)state;
+	for (size_t s = 0; s < 3; s++) {
+		uint32_t d = dims[s], T = 21;
+		float *x = dt_randn((size_t)T * d, 0.1), *got, *part;
+		double *want = dt_host((size_t)T * d * 8), most = 0, sum = 0;
+		const uint64_t base = 5000000011u; /* e is beyond 32 bits */
+		struct ql_tensor y = dt_put(x, T, d, d + 5), z = dt_put(x, T, d, d + 5);
+		struct ql_noise a = {.y = y, .n_seqs = 3, .cu_seqlens = dt_up(cu, sizeof cu), .alpha = 5, .seed = 77, .token_base = base, .step = 9};
+
+		for (uint32_t q = 0; q < 3; q++)
+			for (uint32_t t = (uint32_t)cu[q]; t < (uint32_t)cu[q + 1]; t++)
+				for (uint32_t c = 0; c < d; c++) {
+					uint64_t e = (base + t) * d + c;
+					uint32_t w[4];
+					double n;
+
+					ql_philox((uint32_t)(e / 4), (uint32_t)(e / 4 >> 32), 9, 4u << 24, 77, w);
+					n = (2 * ((double)(w[e % 4] >> 8) / 16777216.0) - 1) * 5 / sqrt((double)(cu[q + 1] - cu[q]) * d);
+					want[t * d + c] = (double)x[t * d + c] + n;
+					most = fmax(most, fabs(n) * sqrt((double)(cu[q + 1] - cu[q]) * d));
+					sum += n;
+				}
+		assert_true(most > 4.5 && most <= 5 && fabs(sum) / (T * d) < 0.2);
+		OK(OPS->embed_noise(dev, queue, &a, &err));
+		got = dt_get(y);
+		dt_close_tol("noise", got, want, (size_t)T * d, dev->act == QL_BF16 ? 1e-2 : 1e-6);
+		dt_gap(y, d);
+		for (uint32_t q = 0; q < 3; q++) { /* one sequence a call */
+			int32_t one[2] = {0, cu[q + 1] - cu[q]};
+			size_t size = dev->act == QL_BF16 ? 2 : 4;
+
+			a.y = (struct ql_tensor){(char *)z.data + (size_t)cu[q] * z.ld * size, z.dtype, (uint32_t)one[1], d, z.ld};
+			a.n_seqs = 1;
+			a.cu_seqlens = dt_up(one, sizeof one);
+			a.token_base = base + (uint32_t)cu[q];
+			OK(OPS->embed_noise(dev, queue, &a, &err));
+		}
+		part = dt_get(z);
+		assert_memory_equal(part, got, (size_t)T * d * 4);
+		dt_each(NULL);
+	}
+}
+
 static void test_kv_write(void **state)
 {
 	const uint32_t T = 5, n = 24, rows = 16;
@@ -206,7 +257,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_teardown(test_rope, dt_each),	   cmocka_unit_test_teardown(test_swiglu, dt_each),
 		cmocka_unit_test_teardown(test_swiglu_nan, dt_each),
-		cmocka_unit_test_teardown(test_embed, dt_each),	   cmocka_unit_test_teardown(test_kv_write, dt_each),
+		cmocka_unit_test_teardown(test_embed, dt_each),	   cmocka_unit_test_teardown(test_embed_noise, dt_each),	   cmocka_unit_test_teardown(test_kv_write, dt_each),
 		cmocka_unit_test_teardown(test_argmax, dt_each),
 	};
 

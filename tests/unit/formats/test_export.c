@@ -204,6 +204,106 @@ static void corruption(void **state)
 	teardown(&t);
 }
 
+/* With digests any byte counts, also of rows that are not recomputed. */
+static void corruption_anywhere(void **state)
+{
+	struct ql_arch_tensor q;
+	struct fixture t;
+	struct scratch out;
+	struct ql_gguf *g;
+	size_t len, at, n;
+	uint8_t *p;
+
+	(void)state;
+	setup(&t, false);
+	n = ql_arch_tensor_count(&t.a);
+	t.x.digests = calloc(n, sizeof *t.x.digests);
+	assert_int_equal(ql_export_gguf(&t.x, QL_EXPORT_F16, t.s.fd, "out.gguf", &t.e), QL_OK);
+	assert_int_equal(ql_export_verify_gguf(&t.x, QL_EXPORT_F16, t.s.fd, "out.gguf", &t.e), QL_OK);
+	p = scratch_read(&t.s, "out.gguf", &len);
+	for (size_t i = 0; i < n; i++) {
+		ql_arch_tensor_at(&t.a, i, &q);
+		assert_int_equal(ql_gguf_open_mem(&g, p, len, &t.e), QL_OK);
+		at = (size_t)((const uint8_t *)ql_gguf_tensor_find(g, q.gguf)->data - p) + (q.n_dims == 2 ? 2 * q.cols : 0) + 4; /* row 1 */
+		ql_gguf_close(g);
+		p[at] ^= 1;
+		scratch_write(&t.s, "bad.gguf", p, len);
+		assert_int_equal(ql_export_verify_gguf(&t.x, QL_EXPORT_F16, t.s.fd, "bad.gguf", &t.e), QL_EMISMATCH);
+		assert_string_equal(t.e.param, q.hf);
+		p[at] ^= 1;
+	}
+	free(p);
+	free(t.x.digests);
+	teardown(&t);
+	setup(&t, true);
+	scratch_open(&out);
+	t.x.digests = calloc(n, sizeof *t.x.digests);
+	assert_int_equal(ql_export_hf(&t.x, QL_EXPORT_BF16, out.fd, &t.e), QL_OK);
+	assert_int_equal(ql_export_verify_hf(&t.x, QL_EXPORT_BF16, out.fd, &t.e), QL_OK);
+	p = scratch_read(&out, "model.safetensors", &len);
+	for (at = len - 2; at > len / 2; at -= 777) {
+		p[at] ^= 1;
+		scratch_write(&out, "model.safetensors", p, len);
+		assert_int_equal(ql_export_verify_hf(&t.x, QL_EXPORT_BF16, out.fd, &t.e), QL_EMISMATCH);
+		p[at] ^= 1;
+	}
+	free(p);
+	free(t.x.digests);
+	scratch_close(&out);
+	teardown(&t);
+}
+
+static void replace_in(const struct scratch *s, const char *file, const char *from, const char *to)
+{
+	size_t len;
+	char *p = (char *)scratch_read(s, file, &len), *hit;
+
+	assert_int_equal(strlen(from), strlen(to));
+	hit = memmem(p, len, from, strlen(from));
+	assert_non_null(hit);
+	memcpy(hit, to, strlen(to));
+	scratch_write(s, file, (uint8_t *)p, len);
+	free(p);
+}
+
+/* A PEFT directory is read back whole: values, scales, and which modules there are. */
+static void peft_directory(void **state)
+{
+	struct ql_adapter_write_opts o = {.dtype = QL_F32, .base_name = "tiny"};
+	struct fixture t;
+	struct scratch out;
+	uint8_t *p;
+	size_t len;
+
+	(void)state;
+	setup(&t, false);
+	scratch_open(&out);
+	t.f.pairs[QL_K_PROJ].alpha = 6.0 / 7; /* no finite decimal */
+	assert_int_equal(ql_adapter_write(&t.f, &t.a, out.fd, &o, &t.e), QL_OK);
+	if (ql_export_verify_peft(&t.x, out.fd, &t.e) != QL_OK)
+		fail_msg("%s", t.e.message);
+	p = scratch_read(&out, "adapter_model.safetensors", &len);
+	p[len - 3] ^= 1;
+	scratch_write(&out, "adapter_model.safetensors", p, len);
+	assert_int_equal(ql_export_verify_peft(&t.x, out.fd, &t.e), QL_EMISMATCH);
+	p[len - 3] ^= 1;
+	scratch_write(&out, "adapter_model.safetensors", p, len - 1);
+	assert_int_equal(ql_export_verify_peft(&t.x, out.fd, &t.e), QL_EFORMAT);
+	scratch_write(&out, "adapter_model.safetensors", p, len);
+	free(p);
+	assert_int_equal(ql_export_verify_peft(&t.x, out.fd, &t.e), QL_OK);
+	replace_in(&out, "adapter_config.json", "\"lora_alpha\": 6", "\"lora_alpha\": 5");
+	assert_int_equal(ql_export_verify_peft(&t.x, out.fd, &t.e), QL_EMISMATCH);
+	replace_in(&out, "adapter_config.json", "\"lora_alpha\": 5", "\"lora_alpha\": 6");
+	replace_in(&out, "adapter_config.json", "\"use_rslora\": true", "\"use_rslora\":false");
+	assert_int_equal(ql_export_verify_peft(&t.x, out.fd, &t.e), QL_EMISMATCH);
+	replace_in(&out, "adapter_config.json", "\"use_rslora\":false", "\"use_rslora\": true");
+	t.f.pairs[QL_Q_PROJ].a = NULL;
+	assert_int_equal(ql_export_verify_peft(&t.x, out.fd, &t.e), QL_EMISMATCH);
+	scratch_close(&out);
+	teardown(&t);
+}
+
 static int stop_at(void *ctx, double done)
 {
 	*(double *)ctx = done;
@@ -395,6 +495,44 @@ static void own_base(void **state)
 	teardown(&t);
 }
 
+/* Merging into the original weights: only where they exist, and the difference from the other base is told. */
+static void original_base(void **state)
+{
+	struct ql_export_diff d;
+	struct fixture t;
+	double square = 0, diff = 0;
+
+	(void)state;
+	setup(&t, false);
+	t.x.read_f32 = twos;
+	t.x.ctx = &t;
+	assert_int_equal(ql_export_check_original(t.src, &t.e), QL_OK);
+	assert_int_equal(ql_export_base_diff(&t.x, &d, &t.e), QL_OK);
+	assert_int_equal(d.tensors, t.a.num_hidden_layers * QL_MODULES);
+	for (size_t i = 0; i < ql_arch_tensor_count(&t.a); i++) {
+		struct ql_arch_tensor q;
+
+		ql_arch_tensor_at(&t.a, i, &q);
+		for (uint64_t k = 0; q.module >= 0 && k < (uint64_t)q.rows * q.cols; k++) {
+			double w = (double)tiny_value(i, k / q.cols, k % q.cols);
+
+			square += w * w;
+			diff += (w - 2) * (w - 2);
+		}
+	}
+	assert_true(fabs(d.relative_rms - sqrt(diff / square)) <= 1e-9 * d.relative_rms);
+	assert_true(d.max_abs > 2);
+	t.x.read_f32 = NULL;
+	assert_int_equal(ql_export_gguf(&t.x, QL_EXPORT_Q8_0, t.s.fd, "q.gguf", &t.e), QL_OK);
+	ql_source_close(t.src);
+	char path[160];
+	(void)snprintf(path, sizeof path, "%s/q.gguf", t.s.path);
+	assert_int_equal(ql_source_open(&t.src, path, &t.e), QL_OK);
+	assert_int_equal(ql_export_check_original(t.src, &t.e), QL_EUNSUPPORTED);
+	assert_string_equal(t.e.param, "merge_base");
+	teardown(&t);
+}
+
 /* The type of one tensor by its HF name. */
 static enum ql_dtype type_of(const struct ql_arch *a, enum ql_export_type type, const char *hf)
 {
@@ -451,7 +589,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(gguf_types), cmocka_unit_test(identity),  cmocka_unit_test(corruption), cmocka_unit_test(cancel),
 		cmocka_unit_test(overflow),   cmocka_unit_test(gguf_lora), cmocka_unit_test(hf_directory), cmocka_unit_test(own_base),
-		cmocka_unit_test(recipes),
+		cmocka_unit_test(recipes),    cmocka_unit_test(corruption_anywhere), cmocka_unit_test(peft_directory),
+		cmocka_unit_test(original_base),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -123,7 +123,7 @@ static void test_keeps_and_threads_same_bits(void **state)
 	(void)state;
 	for (int threads = 1; threads <= 4; threads *= 2)
 		for (int keep = 0; keep <= QL_KEEPS; keep++) { /* the last: a mix, with dense copies of two layers */
-			struct ql_dropout drop = {.p = 0.1f, .seed = 2, .step = 1};
+			struct ql_dropout drop = {.p = 0.1f, .neftune = 5, .seed = 2, .step = 1};
 			struct fx f;
 			struct fx_batch x;
 			struct ql_lora_set *lora;
