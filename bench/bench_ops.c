@@ -236,15 +236,15 @@ static double train_rest(const struct model *m, uint32_t T)
 	gate.cols = m->ff;
 	up = gate;
 	up.data = (float *)gate.data + m->ff;
-	BEST(t, check(dev->ops->rmsnorm(dev, NULL, x, w, 1e-5f, y, rstd, &err), "rmsnorm"));
+	BEST(t, check(dev->ops->rmsnorm(dev, NULL, x, w, 0, 1e-5f, (struct ql_tensor){0}, y, rstd, &err), "rmsnorm"));
 	sum += 2 * report("rmsnorm", t, 0, by * 2 * m->d);
-	BEST(t, check(dev->ops->rmsnorm_grad(dev, NULL, x, w, rstd, y, x, y, &err), "rmsnorm_grad"));
+	BEST(t, check(dev->ops->rmsnorm_grad(dev, NULL, x, w, 0, rstd, y, x, y, &err), "rmsnorm_grad"));
 	sum += 2 * report("rmsnorm_grad", t, 0, by * 4 * m->d);
 	BEST(t, check(dev->ops->rope(dev, NULL, qk, m->heads + m->kv, m->hd, pos, inv, 1, &err), "rope"));
 	sum += 2 * report("rope", t, 0, by * 2 * (m->heads + m->kv) * m->hd);
-	BEST(t, check(dev->ops->swiglu(dev, NULL, gate, up, h, &err), "swiglu"));
+	BEST(t, check(dev->ops->swiglu(dev, NULL, QL_ACT_SILU, gate, up, h, &err), "swiglu"));
 	sum += report("swiglu", t, 0, by * 3 * m->ff);
-	BEST(t, check(dev->ops->swiglu_grad(dev, NULL, h, gate, up, gate, up, &err), "swiglu_grad"));
+	BEST(t, check(dev->ops->swiglu_grad(dev, NULL, QL_ACT_SILU, h, gate, up, gate, up, &err), "swiglu_grad"));
 	sum += report("swiglu_grad", t, 0, by * 5 * m->ff);
 	drop(x), drop(y), drop(gate), drop(h), drop(qk);
 	dev->ops->free(dev, w), dev->ops->free(dev, rstd), dev->ops->free(dev, inv), dev->ops->free(dev, pos);
@@ -315,10 +315,10 @@ static double small_ops(const struct model *m)
 	double t;
 
 	BEST(t, {
-		check(dev->ops->rmsnorm(dev, NULL, x, w, 1e-5f, x, NULL, &err), "rmsnorm");
-		check(dev->ops->rmsnorm(dev, NULL, x, w, 1e-5f, x, NULL, &err), "rmsnorm");
+		check(dev->ops->rmsnorm(dev, NULL, x, w, 0, 1e-5f, (struct ql_tensor){0}, x, NULL, &err), "rmsnorm");
+		check(dev->ops->rmsnorm(dev, NULL, x, w, 0, 1e-5f, (struct ql_tensor){0}, x, NULL, &err), "rmsnorm");
 		check(dev->ops->rope(dev, NULL, qk, m->heads + m->kv, m->hd, pos, inv, 1, &err), "rope");
-		check(dev->ops->swiglu(dev, NULL, gate, gate, gate, &err), "swiglu");
+		check(dev->ops->swiglu(dev, NULL, QL_ACT_SILU, gate, gate, gate, &err), "swiglu");
 	});
 	(void)report("norms, rope, swiglu, 1 row", t, 0, 0);
 	drop(x), drop(gate), drop(qk);

@@ -365,31 +365,31 @@ static void bench_layer(uint32_t T, uint32_t seq, bool resident)
 	const double TH = (double)T * H * 2, fa = 4.0 * seq * seq / 2 * NQ * HD * S;
 	auto gf = [&](double out, double in) { return 2.0 * T * out * in; };
 	std::vector<std::pair<op_time, std::function<void(void)>>> ops = {
-		{{"rmsnorm 1", 0, 2 * TH, {}}, [&] { OK(o->rmsnorm(dev, q, act(x0, T, H, H), w1, 1e-5f, act(h1, T, H, H + E), rs1, &err)); }},
+		{{"rmsnorm 1", 0, 2 * TH, {}}, [&] { OK(o->rmsnorm(dev, q, act(x0, T, H, H), w1, 0, 1e-5f, {}, act(h1, T, H, H + E), rs1, &err)); }},
 		{{"linear qkv", gf(QKV, H), 0, {}}, [&] { lin(l.qkv, 0, act(h1, T, H, H + E), act(qkv, T, QKV, lq), NULL, 0); }},
 		{{"rope q|k", 0, 2.5 * TH, {}}, [&] { OK(o->rope(dev, q, act(qkv, T, H + 1024, lq), NQ + NKV, HD, dpos, dinv, 1, &err)); }},
 		{{"attention", fa, 0, {}}, [&] { OK(o->attention(dev, q, &f, &err)); }},
 		{{"linear o", gf(H, H), 0, {}}, [&] { lin(l.o, 1, act(at, T, H, H + E), act(x2, T, H, H), x0, H); }},
-		{{"rmsnorm 2", 0, 2 * TH, {}}, [&] { OK(o->rmsnorm(dev, q, act(x2, T, H, H), w1, 1e-5f, act(h2, T, H, H + E), rs2, &err)); }},
+		{{"rmsnorm 2", 0, 2 * TH, {}}, [&] { OK(o->rmsnorm(dev, q, act(x2, T, H, H), w1, 0, 1e-5f, {}, act(h2, T, H, H + E), rs2, &err)); }},
 		{{"linear gate|up", gf(2 * F, H), 0, {}}, [&] { lin(l.gu, 2, act(h2, T, H, H + E), act(gu, T, 2 * F, 2 * F + E), NULL, 0); }},
 		{{"swiglu", 0, 3.0 * T * F * 2, {}},
-		 [&] { OK(o->swiglu(dev, q, act(gu, T, F, 2 * F + E), act(gu + F, T, F, 2 * F + E), act(ac, T, F, F + E), &err)); }},
+		 [&] { OK(o->swiglu(dev, q, QL_ACT_SILU, act(gu, T, F, 2 * F + E), act(gu + F, T, F, 2 * F + E), act(ac, T, F, F + E), &err)); }},
 		{{"linear down", gf(H, F), 0, {}}, [&] { lin(l.down, 3, act(ac, T, F, F + E), act(x3, T, H, H + E), x2, H); }},
 		{{"grad down", gf(H, F), 0, {}}, [&] { grad(l.down, 3, act(dy, T, H, H + E), act(ac, T, F, F + E), act(dac, T, F, F + E)); }},
 		{{"swiglu grad", 0, 5.0 * T * F * 2, {}},
 		 [&] {
-			 OK(o->swiglu_grad(dev, q, act(dac, T, F, F + E), act(gu, T, F, 2 * F + E), act(gu + F, T, F, 2 * F + E), act(dgu, T, F, 2 * F + E),
+			 OK(o->swiglu_grad(dev, q, QL_ACT_SILU, act(dac, T, F, F + E), act(gu, T, F, 2 * F + E), act(gu + F, T, F, 2 * F + E), act(dgu, T, F, 2 * F + E),
 					   act(dgu + F, T, F, 2 * F + E), &err));
 		 }},
 		{{"grad gate|up", gf(2 * F, H), 0, {}}, [&] { grad(l.gu, 2, act(dgu, T, 2 * F, 2 * F + E), act(h2, T, H, H + E), act(dh, T, H, H + E)); }},
 		{{"rmsnorm grad 2", 0, 4 * TH, {}},
-		 [&] { OK(o->rmsnorm_grad(dev, q, act(x2, T, H, H), w1, rs2, act(dh, T, H, H + E), act(dy, T, H, H + E), act(dx2, T, H, H + E), &err)); }},
+		 [&] { OK(o->rmsnorm_grad(dev, q, act(x2, T, H, H), w1, 0, rs2, act(dh, T, H, H + E), act(dy, T, H, H + E), act(dx2, T, H, H + E), &err)); }},
 		{{"grad o", gf(H, H), 0, {}}, [&] { grad(l.o, 1, act(dx2, T, H, H + E), act(at, T, H, H + E), act(dat, T, H, H + E)); }},
 		{{"attention grad", 2.5 * fa, 0, {}}, [&] { OK(o->attention_grad(dev, q, &fg, &err)); }},
 		{{"rope grad q|k", 0, 2.5 * TH, {}}, [&] { OK(o->rope(dev, q, act(dqkv, T, H + 1024, lq), NQ + NKV, HD, dpos, dinv, -1, &err)); }},
 		{{"grad qkv", gf(QKV, H), 0, {}}, [&] { grad(l.qkv, 0, act(dqkv, T, QKV, lq), act(h1, T, H, H + E), act(dh, T, H, H + E)); }},
 		{{"rmsnorm grad 1", 0, 4 * TH, {}},
-		 [&] { OK(o->rmsnorm_grad(dev, q, act(x0, T, H, H), w1, rs1, act(dh, T, H, H + E), act(dx2, T, H, H + E), act(dx, T, H, H + E), &err)); }},
+		 [&] { OK(o->rmsnorm_grad(dev, q, act(x0, T, H, H), w1, 0, rs1, act(dh, T, H, H + E), act(dx2, T, H, H + E), act(dx, T, H, H + E), &err)); }},
 	};
 	const int reps = 12;
 	std::vector<cudaEvent_t> ev(ops.size() + 1);
@@ -572,7 +572,7 @@ static void bench_decode(void)
 				struct layer &l = ls[i];
 				struct ql_paged_attn p = {};
 
-				OK(o->rmsnorm(dev, q, rows(x, H, H), w1, 1e-5f, rows(h, H, H), NULL, &err));
+				OK(o->rmsnorm(dev, q, rows(x, H, H), w1, 0, 1e-5f, {}, rows(h, H, H), NULL, &err));
 				lin(l.qkv, h, H, qkv, QL_BF16, QKV, NULL, 7 * i);
 				OK(o->rope(dev, q, rows(qkv, H + 1024, QKV), NQ + NKV, HD, dpos, dinv, 1, &err)); /* q and k lie side by side */
 				ql_tensor kct = {kc[i], QL_BF16, n_blocks * BT, 1024, 1024}, vct = {vc[i], QL_BF16, n_blocks * BT, 1024, 1024};
@@ -582,12 +582,12 @@ static void bench_decode(void)
 				p.kv_len_max = ctx + 16, p.scale = 0.088f;
 				OK(o->paged_attention(dev, q, &p, &err));
 				lin(l.o, at, H, x, QL_BF16, H, x, 7 * i + 3);
-				OK(o->rmsnorm(dev, q, rows(x, H, H), w1, 1e-5f, rows(h, H, H), NULL, &err));
+				OK(o->rmsnorm(dev, q, rows(x, H, H), w1, 0, 1e-5f, {}, rows(h, H, H), NULL, &err));
 				lin(l.gu, h, H, gu, QL_BF16, 2 * F, NULL, 7 * i + 4);
-				OK(o->swiglu(dev, q, rows(gu, F, 2 * F), rows(gu + F, F, 2 * F), rows(ac, F, F), &err));
+				OK(o->swiglu(dev, q, QL_ACT_SILU, rows(gu, F, 2 * F), rows(gu + F, F, 2 * F), rows(ac, F, F), &err));
 				lin(l.down, ac, F, x, QL_BF16, H, x, 7 * i + 6);
 			}
-			OK(o->rmsnorm(dev, q, rows(x, H, H), w1, 1e-5f, rows(h, H, H), NULL, &err));
+			OK(o->rmsnorm(dev, q, rows(x, H, H), w1, 0, 1e-5f, {}, rows(h, H, H), NULL, &err));
 			lin(head, h, H, logits, QL_F32, V, NULL, ~0u);
 			OK(o->argmax(dev, q, {logits, QL_F32, T, V, V}, dids, &err));
 			OK(o->graph_end(dev, q, &g, &err));

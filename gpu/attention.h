@@ -23,6 +23,16 @@ __device__ __forceinline__ float pow2(float x)
 	return y;
 }
 
+/* Soft cap c of a score z that is still to be multiplied by scale: c·tanh(scale·z/c)/scale, so that what follows may go on
+ * multiplying; *slope = 1 - tanh². */
+__device__ __forceinline__ float capped(float z, float scale, float c, float *slope)
+{
+	const float t = tanhf(z * scale / c);
+
+	*slope = (1.f - t) * (1.f + t);
+	return t * c / scale;
+}
+
 __device__ __forceinline__ void cp_async16(uint32_t dst, const void *src, bool valid)
 {
 	const int n = valid ? 16 : 0; /* 0: the destination is filled with zeros */

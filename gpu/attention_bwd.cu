@@ -3,6 +3,7 @@
  * Shapes as in attention_fwd.cu.  Two kernels, so that nothing is added across blocks and every order is fixed:
  *   dkv: a block owns 64 keys of one kv head and walks heads of the group and 64 queries at a time (Sᵀ = K·Qᵀ, so that Pᵀ and dSᵀ are
  *        already the left operand of the two products that follow);   dq: a block owns 64 queries of one head and walks keys.
+ * CAP: scores s are c·tanh(s/c), and dS has the factor 1 - tanh²(s/c) more.
  * Four warps of 16 rows, bf16 tensor cores, copies two steps deep; compute capability 9.0 takes attention_bwd90.cu instead.  Other head
  * sizes: plain kernels, one warp per row. */
 #include "gpu/attention_bwd.h"
@@ -42,7 +43,7 @@ __device__ __forceinline__ void load_stats(float *lse, float *D, const struct bw
 	(threadIdx.x < 64 ? lse : D)[i] = threadIdx.x < 64 ? v * CU_LOG2E : v;
 }
 
-template <int HD> __global__ void __launch_bounds__(128, 2) flash_dkv(const __grid_constant__ struct bwd_args a)
+template <int HD, bool CAP> __global__ void __launch_bounds__(128, 2) flash_dkv(const __grid_constant__ struct bwd_args a)
 {
 	extern __shared__ __align__(128) uint8_t smem[];
 	constexpr uint32_t TILE = B * HD * 2;
@@ -86,7 +87,7 @@ template <int HD> __global__ void __launch_bounds__(128, 2) flash_dkv(const __gr
 			load_stats(slse + (st ^ 1) * B, sD + (st ^ 1) * B, a, nh, nq, end);
 		}
 		(void)head;
-		float s[B / 8][4] = {};
+		float s[B / 8][4] = {}, cap[CAP ? B / 8 : 1][4];
 		uint32_t p[B / 16][4];
 #pragma unroll
 		for (int ks = 0; ks < HD / 16; ks++) {
@@ -109,16 +110,22 @@ template <int HD> __global__ void __launch_bounds__(128, 2) flash_dkv(const __gr
 #pragma unroll
 			for (int c = 0; c < 4; c++) {
 				const uint32_t qi = nt * 8 + 2 * t + (c & 1), j = key + (c >> 1) * 8, i_q = q0 + qi;
-				float v = pow2(s[nt][c] * sl2 - slse[st * B + qi]);
+				float slope = 1.f, z = CAP ? capped(s[nt][c], a.scale, a.softcap, &slope) : s[nt][c];
+				float v = pow2(z * sl2 - slse[st * B + qi]);
 
 				if (edge && (j > i_q || i_q >= pos.len || j >= pos.len || (a.window && j + a.window <= i_q)))
 					v = 0.f;
 				s[nt][c] = v;
+				if (CAP)
+					cap[nt][c] = slope;
 			}
 #pragma unroll
 		for (int nt = 0; nt < B / 8; nt++) {
 			p[nt >> 1][(nt & 1) * 2] = pack2(s[nt][0], s[nt][1]);
 			p[nt >> 1][(nt & 1) * 2 + 1] = pack2(s[nt][2], s[nt][3]);
+#pragma unroll
+			for (int c = 0; CAP && c < 4; c++) /* dS = P ⊙ slope ⊙ (dP - D) */
+				s[nt][c] *= cap[nt][c];
 		}
 		float dp[B / 8][4] = {};
 #pragma unroll
@@ -179,7 +186,7 @@ template <int HD> __global__ void __launch_bounds__(128, 2) flash_dkv(const __gr
 	}
 }
 
-template <int HD> __global__ void __launch_bounds__(128, 2) flash_dq(const __grid_constant__ struct bwd_args a)
+template <int HD, bool CAP> __global__ void __launch_bounds__(128, 2) flash_dq(const __grid_constant__ struct bwd_args a)
 {
 	extern __shared__ __align__(128) uint8_t smem[];
 	constexpr uint32_t TILE = B * HD * 2;
@@ -246,11 +253,14 @@ template <int HD> __global__ void __launch_bounds__(128, 2) flash_dq(const __gri
 #pragma unroll
 			for (int c = 0; c < 4; c++) {
 				const uint32_t j = j0 + nt * 8 + 2 * t + (c & 1), i_q = pos.first + warp * 16 + g + (c >> 1) * 8;
-				float e = pow2(s[nt][c] * sl2 - lse[c >> 1]);
+				float slope = 1.f, z = CAP ? capped(s[nt][c], a.scale, a.softcap, &slope) : s[nt][c];
+				float e = pow2(z * sl2 - lse[c >> 1]);
 
 				if (edge && (j > i_q || i_q >= pos.len || (a.window && j + a.window <= i_q)))
 					e = 0.f;
 				s[nt][c] = e * (dp[nt][c] - D[c >> 1]);
+				if (CAP)
+					s[nt][c] *= slope;
 			}
 #pragma unroll
 		for (int nt = 0; nt < B / 8; nt++) {
@@ -339,9 +349,13 @@ __global__ void __launch_bounds__(128) plain_dq(const __grid_constant__ struct b
 	take_row(d_o, a.d_o + t * a.lddo + (size_t)head * hd, hd);
 	for (uint32_t j = first; j <= t; j++) {
 		const bf16 *k = a.k + j * a.ldk + (size_t)kvh * hd, *v = a.v + j * a.ldv + (size_t)kvh * hd;
-		const float p = expf(dot_rows(k, q, hd) * a.scale - lse);
+		float z = dot_rows(k, q, hd), slope = 1.f;
 
-		add_row(acc, p * (dot_rows(v, d_o, hd) - D), k, hd);
+		if (a.softcap > 0.f)
+			z = capped(z, a.scale, a.softcap, &slope);
+		const float p = expf(z * a.scale - lse);
+
+		add_row(acc, p * slope * (dot_rows(v, d_o, hd) - D), k, hd);
 	}
 	put_row(a.dq + t * a.lddq + (size_t)head * hd, acc, a.scale, hd);
 }
@@ -361,8 +375,12 @@ __global__ void __launch_bounds__(128) plain_dkv(const __grid_constant__ struct 
 	for (uint32_t h = kvh * group; h < (kvh + 1) * group; h++)
 		for (uint32_t t = j; t < stop; t++) {
 			const bf16 *q = a.q + t * a.ldq + (size_t)h * hd, *d_o = a.d_o + t * a.lddo + (size_t)h * hd;
-			const float p = expf(dot_rows(q, k, hd) * a.scale - a.lse[(size_t)h * a.T + t]);
-			const float ds = p * (dot_rows(d_o, v, hd) - a.D[(size_t)h * a.T + t]);
+			float z = dot_rows(q, k, hd), slope = 1.f;
+
+			if (a.softcap > 0.f)
+				z = capped(z, a.scale, a.softcap, &slope);
+			const float p = expf(z * a.scale - a.lse[(size_t)h * a.T + t]);
+			const float ds = p * slope * (dot_rows(d_o, v, hd) - a.D[(size_t)h * a.T + t]);
 
 			add_row(dv, p, d_o, hd);
 			add_row(dk, ds, q, hd);
@@ -373,16 +391,29 @@ __global__ void __launch_bounds__(128) plain_dkv(const __grid_constant__ struct 
 
 #define SMEM(HD) (6 * B * (HD) * 2 + 4 * B * 4)
 
+typedef void (*bwd_kernel)(struct bwd_args);
+
+/* by head size (64, 128) and capped */
+static bwd_kernel dkv_of(uint32_t head_dim, bool cap)
+{
+	return head_dim == 64 ? cap ? flash_dkv<64, true> : flash_dkv<64, false> : cap ? flash_dkv<128, true> : flash_dkv<128, false>;
+}
+static bwd_kernel dq_of(uint32_t head_dim, bool cap)
+{
+	return head_dim == 64 ? cap ? flash_dq<64, true> : flash_dq<64, false> : cap ? flash_dq<128, true> : flash_dq<128, false>;
+}
+
 cudaError_t cu_attention_bwd_setup(void)
 {
-	cudaError_t r = cudaFuncSetAttribute(flash_dkv<128>, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(128));
+	cudaError_t r = cudaSuccess;
 
-	if (r == cudaSuccess)
-		r = cudaFuncSetAttribute(flash_dq<128>, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(128));
-	if (r == cudaSuccess)
-		r = cudaFuncSetAttribute(flash_dkv<64>, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(64));
-	if (r == cudaSuccess)
-		r = cudaFuncSetAttribute(flash_dq<64>, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(64));
+	for (int i = 0; i < 4 && r == cudaSuccess; i++) {
+		const uint32_t hd = i < 2 ? 64 : 128;
+
+		r = cudaFuncSetAttribute(dkv_of(hd, i % 2), cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(hd));
+		if (r == cudaSuccess)
+			r = cudaFuncSetAttribute(dq_of(hd, i % 2), cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(hd));
+	}
 	if (r == cudaSuccess)
 		r = cu_attention_bwd90_setup();
 	return r;
@@ -416,6 +447,7 @@ int cu_attention_grad(struct ql_device *d, struct ql_queue *q, const struct ql_a
 	a.T = f->q.rows, a.n_head = f->n_head, a.n_kv = f->n_kv, a.head_dim = f->head_dim, a.n_seqs = f->n_seqs;
 	a.window = f->window;
 	a.scale = f->scale;
+	a.softcap = f->softcap;
 	a.cu = f->cu_seqlens;
 	for (uint32_t s = 0; s < f->n_seqs; s++)
 		a.tiles += ((uint32_t)(f->cu_seqlens_host[s + 1] - f->cu_seqlens_host[s]) + B - 1) / B;
@@ -435,14 +467,12 @@ int cu_attention_grad(struct ql_device *d, struct ql_queue *q, const struct ql_a
 		for (uint32_t s = 0; s < f->n_seqs; s++)
 			tiles += ((uint32_t)(f->cu_seqlens_host[s + 1] - f->cu_seqlens_host[s]) + 127) / 128;
 		return cu_attention_bwd90(d, q, &a, tiles, e);
-	} else if (a.head_dim == 64) {
-		flash_dkv<64><<<grid_kv, 128, SMEM(64), q->s>>>(a);
-		CU_LAUNCHED();
-		flash_dq<64><<<grid, 128, SMEM(64), q->s>>>(a);
 	} else {
-		flash_dkv<128><<<grid_kv, 128, SMEM(128), q->s>>>(a);
+		const size_t smem = a.head_dim == 64 ? SMEM(64) : SMEM(128);
+
+		dkv_of(a.head_dim, a.softcap > 0.f)<<<grid_kv, 128, smem, q->s>>>(a);
 		CU_LAUNCHED();
-		flash_dq<128><<<grid, 128, SMEM(128), q->s>>>(a);
+		dq_of(a.head_dim, a.softcap > 0.f)<<<grid, 128, smem, q->s>>>(a);
 	}
 	CU_LAUNCHED();
 	return QL_OK;

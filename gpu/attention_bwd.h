@@ -11,7 +11,7 @@ struct bwd_args {
 	float *D; /* [n_head, T] */
 	size_t ldq, ldk, ldv, ldo, lddo, lddq, lddk, lddv;
 	uint32_t T, n_head, n_kv, head_dim, n_seqs, window, tiles;
-	float scale;
+	float scale, softcap;
 	const int32_t *cu;
 };
 

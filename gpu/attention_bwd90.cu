@@ -24,7 +24,7 @@ __device__ __forceinline__ void stats(float *lse, float *D, const struct bwd_arg
 }
 #endif
 
-template <int HD> __global__ void __launch_bounds__(256, 1) dkv90(const __grid_constant__ struct bwd_args a)
+template <int HD, bool CAP> __global__ void __launch_bounds__(256, 1) dkv90(const __grid_constant__ struct bwd_args a)
 {
 #ifdef CU_WGMMA
 	extern __shared__ uint8_t raw[];
@@ -93,10 +93,12 @@ template <int HD> __global__ void __launch_bounds__(256, 1) dkv90(const __grid_c
 #pragma unroll
 		for (int nt = 0; nt < STEP / 8; nt++) {
 			const float2 l = *reinterpret_cast<const float2 *>(slse + st * STEP + nt * 8 + 2 * t);
+			float slope[4];
 #pragma unroll
 			for (int c = 0; c < 4; c++) {
 				const uint32_t j = key + (c >> 1) * 8, iq = q0 + nt * 8 + 2 * t + (c & 1);
-				float v = pow2(s[nt * 4 + c] * sl2 - (c & 1 ? l.y : l.x));
+				float z = CAP ? capped(s[nt * 4 + c], a.scale, a.softcap, &slope[c]) : s[nt * 4 + c];
+				float v = pow2(z * sl2 - (c & 1 ? l.y : l.x));
 
 				if (edge && (j > iq || iq >= pos.len || j >= pos.len || (a.window && j + a.window <= iq)))
 					v = 0.f;
@@ -104,6 +106,9 @@ template <int HD> __global__ void __launch_bounds__(256, 1) dkv90(const __grid_c
 			}
 			p[nt >> 1][(nt & 1) * 2] = pack2(s[nt * 4], s[nt * 4 + 1]);
 			p[nt >> 1][(nt & 1) * 2 + 1] = pack2(s[nt * 4 + 2], s[nt * 4 + 3]);
+#pragma unroll
+			for (int c = 0; CAP && c < 4; c++) /* dS = P ⊙ slope ⊙ (dP - D) */
+				s[nt * 4 + c] *= slope[c];
 		}
 		wg_fence();
 #pragma unroll
@@ -145,7 +150,7 @@ template <int HD> __global__ void __launch_bounds__(256, 1) dkv90(const __grid_c
 #endif
 }
 
-template <int HD> __global__ void __launch_bounds__(256, 1) dq90(const __grid_constant__ struct bwd_args a)
+template <int HD, bool CAP> __global__ void __launch_bounds__(256, 1) dq90(const __grid_constant__ struct bwd_args a)
 {
 #ifdef CU_WGMMA
 	extern __shared__ uint8_t raw[];
@@ -208,11 +213,12 @@ template <int HD> __global__ void __launch_bounds__(256, 1) dq90(const __grid_co
 #pragma unroll
 		for (int i = 0; i < STEP / 2; i++) {
 			const uint32_t j = j0 + (i >> 2) * 8 + 2 * t + (i & 1), h = i >> 1 & 1, iq = pos.first + wg * 64 + warp * 16 + g + h * 8;
-			float e = pow2(s[i] * sl2 - lse[h]);
+			float slope = 1.f, z = CAP ? capped(s[i], a.scale, a.softcap, &slope) : s[i];
+			float e = pow2(z * sl2 - lse[h]);
 
 			if (edge && (j > iq || iq >= pos.len || (a.window && j + a.window <= iq)))
 				e = 0.f;
-			s[i] = e;
+			s[i] = CAP ? e * slope : e;
 		}
 		wg_wait<0>();
 		wg_hold(dp);
@@ -243,34 +249,42 @@ template <int HD> __global__ void __launch_bounds__(256, 1) dq90(const __grid_co
 #endif
 }
 
+typedef void (*bwd_kernel)(struct bwd_args);
+
+/* by head size (64, 128) and capped */
+static bwd_kernel dkv_of(uint32_t head_dim, bool cap)
+{
+	return head_dim == 64 ? cap ? dkv90<64, true> : dkv90<64, false> : cap ? dkv90<128, true> : dkv90<128, false>;
+}
+static bwd_kernel dq_of(uint32_t head_dim, bool cap)
+{
+	return head_dim == 64 ? cap ? dq90<64, true> : dq90<64, false> : cap ? dq90<128, true> : dq90<128, false>;
+}
+
 cudaError_t cu_attention_bwd90_setup(void)
 {
-	cudaError_t r = cudaFuncSetAttribute(dkv90<128>, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(128));
+	cudaError_t r = cudaSuccess;
 
-	if (r == cudaSuccess)
-		r = cudaFuncSetAttribute(dkv90<64>, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(64));
-	if (r == cudaSuccess)
-		r = cudaFuncSetAttribute(dq90<128>, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(128));
-	if (r == cudaSuccess)
-		r = cudaFuncSetAttribute(dq90<64>, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(64));
+	for (int i = 0; i < 4 && r == cudaSuccess; i++) {
+		const uint32_t hd = i < 2 ? 64 : 128;
+
+		r = cudaFuncSetAttribute(dkv_of(hd, i % 2), cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(hd));
+		if (r == cudaSuccess)
+			r = cudaFuncSetAttribute(dq_of(hd, i % 2), cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(hd));
+	}
 	return r;
 }
 
 int cu_attention_bwd90(struct ql_device *d, struct ql_queue *q, const struct bwd_args *in, uint32_t tiles128, struct ql_err *e)
 {
 	struct bwd_args a = *in;
+	const size_t smem = a.head_dim == 64 ? SMEM(64) : SMEM(128);
+	const bool cap = a.softcap > 0.f;
 
 	a.tiles = tiles128;
-	const dim3 grid(a.n_head, tiles128), grid_kv(a.n_kv, tiles128);
-	if (a.head_dim == 64) {
-		dkv90<64><<<grid_kv, 256, SMEM(64), q->s>>>(a);
-		CU_LAUNCHED();
-		dq90<64><<<grid, 256, SMEM(64), q->s>>>(a);
-	} else {
-		dkv90<128><<<grid_kv, 256, SMEM(128), q->s>>>(a);
-		CU_LAUNCHED();
-		dq90<128><<<grid, 256, SMEM(128), q->s>>>(a);
-	}
+	dkv_of(a.head_dim, cap)<<<dim3(a.n_kv, tiles128), 256, smem, q->s>>>(a);
+	CU_LAUNCHED();
+	dq_of(a.head_dim, cap)<<<dim3(a.n_head, tiles128), 256, smem, q->s>>>(a);
 	CU_LAUNCHED();
 	return QL_OK;
 }

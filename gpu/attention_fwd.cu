@@ -4,7 +4,7 @@
  * query i of the same sequence iff i - window < j ≤ i.  Paged: keys and values come from cache blocks and the queries are the last
  * rows of their sequence (chunked prefill).
  * Flash attention with online softmax (Dao, "FlashAttention-2", 2023): a block owns 128 queries of one head, walks 64 keys at
- * a time; four warps of 32 rows; scores and output stay in registers; K of the next step is copied while this one's softmax
+ * a time; CAP: scores s are c·tanh(s/c); four warps of 32 rows; scores and output stay in registers; K of the next step is copied while this one's softmax
  * and P·V run; compute capability 9.0 takes attention_fwd90.cu unless the cache is paged.  Head sizes other than 64 and 128 and unaligned rows take a plain kernel, one warp per query and head. */
 #include "gpu/attention.h"
 
@@ -29,7 +29,7 @@ __device__ __forceinline__ void load_keys(uint32_t tile, const bf16 *base, size_
 	}
 }
 
-template <int HD, bool PAGED> __global__ void __launch_bounds__(128, 2) flash_fwd(const __grid_constant__ struct cu_flash f)
+template <int HD, bool PAGED, bool CAP> __global__ void __launch_bounds__(128, 2) flash_fwd(const __grid_constant__ struct cu_flash f)
 {
 	extern __shared__ __align__(128) uint8_t smem[];
 	const uint32_t sq = smem_u32(smem), sk = sq + BM * HD * 2, sv = sk + BN * HD * 2;
@@ -86,6 +86,14 @@ template <int HD, bool PAGED> __global__ void __launch_bounds__(128, 2) flash_fw
 		if (n > n_min) {
 			load_keys<HD, PAGED>(sk, k, f.ldk, pos.begin, j0 - BN, kv_len, table, f.block_tokens);
 			cp_commit();
+		}
+		if (CAP) {
+#pragma unroll
+			for (int i = 0; i < 2 * BN / 8 * 4; i++) {
+				float *z = &s[i / (BN / 2)][i / 4 % (BN / 8)][i % 4], unused;
+
+				*z = capped(*z, f.scale, f.softcap, &unused);
+			}
 		}
 		const bool edge = j0 + BN > pos.first + off + 1 || (f.window && j0 + f.window < last + 1);
 		uint32_t p[2][BN / 16][4];
@@ -191,6 +199,8 @@ __global__ void __launch_bounds__(128) plain_fwd(const __grid_constant__ struct 
 			if (i * 32 + lane < hd)
 				z += q[i] * __bfloat162float(f.k[row * f.ldk + (size_t)kvh * hd + i * 32 + lane]);
 		z = warp_sum(z) * f.scale;
+		if (f.softcap > 0.f)
+			z = f.softcap * tanhf(z / f.softcap);
 		const float top = fmaxf(m, z), alpha = expf(m - top), p = expf(z - top);
 		m = top;
 		l = l * alpha + p;
@@ -209,12 +219,24 @@ __global__ void __launch_bounds__(128) plain_fwd(const __grid_constant__ struct 
 
 #define SMEM(HD) ((BM + 2 * BN) * (HD) * 2)
 
+typedef void (*flash_kernel)(struct cu_flash);
+
+/* by head size (64, 128), paged, capped */
+static flash_kernel kernel_of(uint32_t head_dim, bool paged, bool cap)
+{
+	static const flash_kernel k[8] = {flash_fwd<64, false, false>,	flash_fwd<64, false, true>,  flash_fwd<64, true, false>,
+					  flash_fwd<64, true, true>,	flash_fwd<128, false, false>, flash_fwd<128, false, true>,
+					  flash_fwd<128, true, false>,	flash_fwd<128, true, true>};
+
+	return k[(head_dim == 64 ? 0 : 4) + (paged ? 2 : 0) + (cap ? 1 : 0)];
+}
+
 cudaError_t cu_attention_fwd_setup(void)
 {
-	cudaError_t r = cudaFuncSetAttribute(flash_fwd<128, false>, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(128));
+	cudaError_t r = cudaSuccess;
 
-	if (r == cudaSuccess)
-		r = cudaFuncSetAttribute(flash_fwd<128, true>, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(128));
+	for (int i = 0; i < 4 && r == cudaSuccess; i++)
+		r = cudaFuncSetAttribute(kernel_of(128, i / 2, i % 2), cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(128));
 	if (r == cudaSuccess)
 		r = cu_attention_fwd90_setup();
 	return r;
@@ -230,18 +252,14 @@ int cu_flash_fwd(struct ql_device *d, struct ql_queue *q, const struct cu_flash 
 		return QL_OK;
 	if (f->head_dim > 256)
 		return ql_err_set(e, QL_EUNSUPPORTED, "attention: head size %u, at most 256", f->head_dim);
+	if (!(f->softcap >= 0.f))
+		return ql_err_param(e, QL_EINVAL, "softcap", "attention: softcap must not be negative");
 	if (!cu_attn_fast(f->head_dim, ptrs, lds, 4))
 		plain_fwd<<<dim3((f->T + 3) / 4, f->n_head), 128, 0, q->s>>>(*f);
 	else if (cu_of(d)->hopper && !f->kv_len)
 		return cu_flash_fwd90(d, q, f, e);
-	else if (f->head_dim == 64 && f->kv_len)
-		flash_fwd<64, true><<<grid, 128, SMEM(64), q->s>>>(*f);
-	else if (f->head_dim == 64)
-		flash_fwd<64, false><<<grid, 128, SMEM(64), q->s>>>(*f);
-	else if (f->kv_len)
-		flash_fwd<128, true><<<grid, 128, SMEM(128), q->s>>>(*f);
 	else
-		flash_fwd<128, false><<<grid, 128, SMEM(128), q->s>>>(*f);
+		kernel_of(f->head_dim, f->kv_len != NULL, f->softcap > 0.f)<<<grid, 128, f->head_dim == 64 ? SMEM(64) : SMEM(128), q->s>>>(*f);
 	CU_LAUNCHED();
 	return QL_OK;
 }
@@ -282,6 +300,7 @@ int cu_attention(struct ql_device *d, struct ql_queue *q, const struct ql_attn *
 	f.T = a->q.rows, f.n_head = a->n_head, f.n_kv = a->n_kv, f.head_dim = a->head_dim, f.n_seqs = a->n_seqs;
 	f.window = a->window;
 	f.scale = a->scale;
+	f.softcap = a->softcap;
 	f.cu = a->cu_seqlens;
 	for (uint32_t s = 0; s < a->n_seqs; s++)
 		f.tiles_max += ((uint32_t)(a->cu_seqlens_host[s + 1] - a->cu_seqlens_host[s]) + BM - 1) / BM;

@@ -9,7 +9,7 @@
 #define BN 128
 #define SMEM(HD) (BM * (HD) * 2 + 4 * BN * (HD) * 2 + 1024)
 
-template <int HD> __global__ void __launch_bounds__(256, 1) fwd90(const __grid_constant__ struct cu_flash f)
+template <int HD, bool CAP> __global__ void __launch_bounds__(256, 1) fwd90(const __grid_constant__ struct cu_flash f)
 {
 #ifdef CU_WGMMA
 	extern __shared__ uint8_t raw[];
@@ -54,6 +54,14 @@ template <int HD> __global__ void __launch_bounds__(256, 1) fwd90(const __grid_c
 		wg_commit();
 		wg_wait<0>();
 		wg_hold(s);
+		if (CAP) {
+#pragma unroll
+			for (int i = 0; i < BN / 2; i++) {
+				float unused;
+
+				s[i] = capped(s[i], f.scale, f.softcap, &unused);
+			}
+		}
 		const bool edge = j0 + BN > pos.first + wg * 64 + 1 || (f.window && j0 + f.window < last + 1);
 #pragma unroll
 		for (int h = 0; h < 2; h++) {
@@ -125,10 +133,14 @@ template <int HD> __global__ void __launch_bounds__(256, 1) fwd90(const __grid_c
 
 cudaError_t cu_attention_fwd90_setup(void)
 {
-	cudaError_t r = cudaFuncSetAttribute(fwd90<128>, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(128));
+	cudaError_t r = cudaFuncSetAttribute(fwd90<128, false>, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(128));
 
 	if (r == cudaSuccess)
-		r = cudaFuncSetAttribute(fwd90<64>, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(64));
+		r = cudaFuncSetAttribute(fwd90<128, true>, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(128));
+	if (r == cudaSuccess)
+		r = cudaFuncSetAttribute(fwd90<64, false>, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(64));
+	if (r == cudaSuccess)
+		r = cudaFuncSetAttribute(fwd90<64, true>, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM(64));
 	return r;
 }
 
@@ -136,10 +148,14 @@ int cu_flash_fwd90(struct ql_device *d, struct ql_queue *q, const struct cu_flas
 {
 	const dim3 grid(f->n_head, f->tiles_max);
 
-	if (f->head_dim == 64)
-		fwd90<64><<<grid, 256, SMEM(64), q->s>>>(*f);
+	if (f->head_dim == 64 && f->softcap > 0.f)
+		fwd90<64, true><<<grid, 256, SMEM(64), q->s>>>(*f);
+	else if (f->head_dim == 64)
+		fwd90<64, false><<<grid, 256, SMEM(64), q->s>>>(*f);
+	else if (f->softcap > 0.f)
+		fwd90<128, true><<<grid, 256, SMEM(128), q->s>>>(*f);
 	else
-		fwd90<128><<<grid, 256, SMEM(128), q->s>>>(*f);
+		fwd90<128, false><<<grid, 256, SMEM(128), q->s>>>(*f);
 	CU_LAUNCHED();
 	return QL_OK;
 }

@@ -539,7 +539,7 @@ static const struct ql_device_ops cuda_ops = {
 	cu_weight_from_q4, cu_weight_from_dense, cu_weight_quantize, cu_weight_to_q4, cu_weight_free, cu_weight_bytes,
 	cu_weight_resident, cu_weight_rows,
 	cu_table_new, cu_table_set, cu_table_free,
-	cu_embed, cu_embed_noise, cu_rmsnorm, cu_rmsnorm_grad, cu_rope, cu_swiglu, cu_swiglu_grad,
+	cu_embed, cu_embed_noise, cu_rmsnorm, cu_rmsnorm_grad, cu_rope, cu_swiglu, cu_swiglu_grad, cu_softcap,
 	cu_linear, cu_linear_grad, cu_attention, cu_attention_grad, cu_kv_write, cu_paged_attention, cu_cross_entropy,
 	cu_sum_squares, cu_adamw, cu_adam8, cu_argmax,
 };
@@ -590,6 +590,7 @@ extern "C" int ql_device_cuda(struct ql_device **out, int ordinal, struct ql_err
 	c->pub.act = QL_BF16;
 	c->pub.ext_align = CU_EXT_ALIGN;
 	c->pub.small_rows = CU_SMALL_ROWS;
+	c->pub.head_dim_max = 256;
 	c->pub.impl = c;
 	int code = open_parts(&c->pub, e);
 	if (code != QL_OK) {

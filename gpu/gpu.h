@@ -247,14 +247,16 @@ int cu_gemm_tn(struct ql_device *d, struct ql_queue *q, uint64_t M, uint64_t N, 
 
 /* ---- ops ---------------------------------------------------------------------------------------------------------------- */
 
-int cu_embed(struct ql_device *, struct ql_queue *, const struct ql_weight *, const int32_t *, struct ql_tensor, struct ql_err *);
+int cu_embed(struct ql_device *, struct ql_queue *, const struct ql_weight *, const int32_t *, float, struct ql_tensor, struct ql_err *);
 int cu_embed_noise(struct ql_device *, struct ql_queue *, const struct ql_noise *, struct ql_err *);
-int cu_rmsnorm(struct ql_device *, struct ql_queue *, struct ql_tensor, const float *, float, struct ql_tensor, float *, struct ql_err *);
-int cu_rmsnorm_grad(struct ql_device *, struct ql_queue *, struct ql_tensor, const float *, const float *, struct ql_tensor,
+int cu_rmsnorm(struct ql_device *, struct ql_queue *, struct ql_tensor, const float *, uint32_t, float, struct ql_tensor, struct ql_tensor,
+	       float *, struct ql_err *);
+int cu_rmsnorm_grad(struct ql_device *, struct ql_queue *, struct ql_tensor, const float *, uint32_t, const float *, struct ql_tensor,
 		    struct ql_tensor, struct ql_tensor, struct ql_err *);
 int cu_rope(struct ql_device *, struct ql_queue *, struct ql_tensor, uint32_t, uint32_t, const int32_t *, const float *, float, struct ql_err *);
-int cu_swiglu(struct ql_device *, struct ql_queue *, struct ql_tensor, struct ql_tensor, struct ql_tensor, struct ql_err *);
-int cu_swiglu_grad(struct ql_device *, struct ql_queue *, struct ql_tensor, struct ql_tensor, struct ql_tensor, struct ql_tensor,
+int cu_swiglu(struct ql_device *, struct ql_queue *, enum ql_act, struct ql_tensor, struct ql_tensor, struct ql_tensor, struct ql_err *);
+int cu_softcap(struct ql_device *, struct ql_queue *, struct ql_tensor, float, struct ql_err *);
+int cu_swiglu_grad(struct ql_device *, struct ql_queue *, enum ql_act, struct ql_tensor, struct ql_tensor, struct ql_tensor, struct ql_tensor,
 		   struct ql_tensor, struct ql_err *);
 int cu_linear(struct ql_device *, struct ql_queue *, const struct ql_linear *, struct ql_err *);
 int cu_linear_grad(struct ql_device *, struct ql_queue *, const struct ql_linear_grad *, struct ql_err *);
@@ -288,7 +290,7 @@ struct cu_flash {
 	float *lse;
 	size_t ldq, ldk, ldv, ldo;
 	uint32_t T, n_head, n_kv, head_dim, n_seqs, window;
-	float scale;
+	float scale, softcap;
 	const int32_t *cu;	    /* [n_seqs + 1] first query row of each sequence */
 	const int32_t *kv_len;	    /* paged: [n_seqs], else NULL */
 	const int32_t *block_table; /* paged */

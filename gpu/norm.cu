@@ -1,7 +1,7 @@
-/* norm.cu - RMSNorm and its gradient, one block per row.
+/* norm.cu - RMSNorm and its gradient, one block per row, or per group of columns of a row (norms of heads).
  *
- * y = w ⊙ (x·ρ), ρ = (mean(x²) + eps)^-1/2;  g = w ⊙ dy, dx = [add +] ρ·(g - x·ρ²·mean(g ⊙ x)).  x, y, dy, dx, add act [T, d],
- * w f32 [d], rstd f32 [T].  fp32 sums in a fixed tree; rows up to 8192 elements stay in registers between the two passes. */
+ * y = [add +] w ⊙ (x·ρ), ρ = (mean(x²) + eps)^-1/2;  g = w ⊙ dy, dx = [add +] ρ·(g - x·ρ²·mean(g ⊙ x)).  x, y, dy, dx, add act [T, d],
+ * w f32 [d], rstd f32 [T, groups].  fp32 sums in a fixed tree; groups up to 8192 elements stay in registers between the two passes. */
 #include "gpu/gpu.h"
 
 #define KEEP 4 /* groups of 8 elements a thread keeps */
@@ -24,12 +24,15 @@ template <int THREADS> __device__ __forceinline__ float block_sum(float v)
 }
 
 template <bool VEC, int THREADS>
-__global__ void __launch_bounds__(THREADS) norm_fwd(const bf16 *x, size_t ldx, const float *__restrict__ w, float eps, bf16 *y, size_t ldy,
-						    float *rstd, uint32_t n)
+__global__ void __launch_bounds__(THREADS) norm_fwd(const bf16 *x, size_t ldx, const float *__restrict__ w, float eps, const bf16 *add, size_t ldadd,
+						    bf16 *y, size_t ldy, float *rstd, uint32_t n, uint32_t groups)
 {
-	const bf16 *xr = x + (size_t)blockIdx.x * ldx;
-	bf16 *yr = y + (size_t)blockIdx.x * ldy;
+	const size_t row = blockIdx.x / groups, col = (size_t)(blockIdx.x % groups) * n;
+	const bf16 *xr = x + row * ldx + col, *ar = add ? add + row * ldadd + col : NULL;
+	bf16 *yr = y + row * ldy + col;
 	float keep[KEEP][8], s = 0;
+
+	w += col;
 
 	cu_release();
 	if (threadIdx.x * 32 < n) /* the weights do not depend on earlier work: bring them close while it ends */
@@ -65,6 +68,14 @@ __global__ void __launch_bounds__(THREADS) norm_fwd(const bf16 *x, size_t ldx, c
 #pragma unroll
 			for (int j = 0; j < 8; j++)
 				keep[k][j] *= r * (VEC || i + j < n ? w[i + j] : 0.f);
+			if (ar) {
+				float f[8];
+
+				load8<VEC>(ar, i, n, f);
+#pragma unroll
+				for (int j = 0; j < 8; j++)
+					keep[k][j] += f[j];
+			}
 			store8<VEC>(yr, i, n, keep[k]);
 		}
 	}
@@ -74,17 +85,29 @@ __global__ void __launch_bounds__(THREADS) norm_fwd(const bf16 *x, size_t ldx, c
 		load8<VEC>(xr, i, n, f);
 		for (int j = 0; j < 8; j++)
 			f[j] *= r * (VEC || i + j < n ? w[i + j] : 0.f);
+		if (ar) {
+			float b[8];
+
+			load8<VEC>(ar, i, n, b);
+			for (int j = 0; j < 8; j++)
+				f[j] += b[j];
+		}
 		store8<VEC>(yr, i, n, f);
 	}
 }
 
 template <bool VEC, int THREADS>
 __global__ void __launch_bounds__(THREADS) norm_bwd(const bf16 *__restrict__ x, size_t ldx, const float *__restrict__ w, const float *__restrict__ rstd,
-						    const bf16 *dy, size_t lddy, const bf16 *add, size_t ldadd, bf16 *dx, size_t lddx, uint32_t n)
+						    const bf16 *dy, size_t lddy, const bf16 *add, size_t ldadd, bf16 *dx, size_t lddx, uint32_t n,
+						    uint32_t groups)
 {
-	const size_t row = blockIdx.x;
-	const float r = rstd[row];
+	const size_t row = blockIdx.x / groups, col = (size_t)(blockIdx.x % groups) * n;
+	const float r = rstd[blockIdx.x];
 	float dot = 0, g[KEEP][8], v[KEEP][8];
+
+	x += col, w += col, dy += col, dx += col;
+	if (add)
+		add += col;
 
 #pragma unroll
 	for (int k = 0; k < KEEP; k++) {
@@ -138,24 +161,42 @@ __global__ void __launch_bounds__(THREADS) norm_bwd(const bf16 *__restrict__ x, 
 	}
 }
 
-int cu_rmsnorm(struct ql_device *d, struct ql_queue *q, struct ql_tensor x, const float *w, float eps, struct ql_tensor y, float *rstd,
-	       struct ql_err *e)
+/* Columns of a group; QL_ESHAPE if they do not divide the row. */
+static int group_of(const struct ql_tensor *x, uint32_t group, uint32_t *n, struct ql_err *e)
 {
+	*n = group ? group : x->cols;
+	if (x->cols % (*n ? *n : 1))
+		return ql_err_param(e, QL_ESHAPE, "group", "rmsnorm: %u columns in groups of %u", x->cols, *n);
+	return QL_OK;
+}
+
+int cu_rmsnorm(struct ql_device *d, struct ql_queue *q, struct ql_tensor x, const float *w, uint32_t group, float eps, struct ql_tensor add,
+	       struct ql_tensor y, float *rstd, struct ql_err *e)
+{
+	uint32_t n;
+
 	QL_TRY(cu_begin(d, "rmsnorm", e));
 	QL_TRY(cu_check_act(&x, "x", e));
 	QL_TRY(cu_check_act(&y, "y", e));
 	QL_TRY(cu_check_same(&x, &y, "rmsnorm", e));
+	QL_TRY(group_of(&x, group, &n, e));
+	if (add.data) {
+		QL_TRY(cu_check_act(&add, "add", e));
+		QL_TRY(cu_check_same(&x, &add, "rmsnorm", e));
+	}
 	if (x.rows == 0 || x.cols == 0)
 		return QL_OK;
-	const bool vec = cu_vec_ok(&x) && cu_vec_ok(&y);
-#define GO(V, N) CU_TRY(cu_launch(d, q, norm_fwd<V, N>, x.rows, N, 0, (const bf16 *)x.data, x.ld, w, eps, (bf16 *)y.data, y.ld, rstd, x.cols))
+	const bool vec = cu_vec_ok(&x) && cu_vec_ok(&y) && n % 8 == 0 && (!add.data || cu_vec_ok(&add));
+#define GO(V, N)                                                                                                                                      \
+	CU_TRY(cu_launch(d, q, norm_fwd<V, N>, x.rows * (x.cols / n), N, 0, (const bf16 *)x.data, x.ld, w, eps, (const bf16 *)add.data, add.ld,       \
+			 (bf16 *)y.data, y.ld, rstd, n, x.cols / n))
 	if (!vec)
 		GO(false, 256);
-	else if (x.cols <= 256)
+	else if (n <= 256)
 		GO(true, 32);
-	else if (x.cols <= 2048)
+	else if (n <= 2048)
 		GO(true, 128);
-	else if (x.cols <= 4096 && x.rows > 64)
+	else if (n <= 4096 && x.rows > 64)
 		GO(true, 256);
 	else
 		GO(true, 512);
@@ -163,32 +204,35 @@ int cu_rmsnorm(struct ql_device *d, struct ql_queue *q, struct ql_tensor x, cons
 	return QL_OK;
 }
 
-int cu_rmsnorm_grad(struct ql_device *d, struct ql_queue *q, struct ql_tensor x, const float *w, const float *rstd, struct ql_tensor dy,
-		    struct ql_tensor add, struct ql_tensor dx, struct ql_err *e)
+int cu_rmsnorm_grad(struct ql_device *d, struct ql_queue *q, struct ql_tensor x, const float *w, uint32_t group, const float *rstd,
+		    struct ql_tensor dy, struct ql_tensor add, struct ql_tensor dx, struct ql_err *e)
 {
+	uint32_t n;
+
 	QL_TRY(cu_begin(d, "rmsnorm_grad", e));
 	QL_TRY(cu_check_act(&x, "x", e));
 	QL_TRY(cu_check_act(&dy, "dy", e));
 	QL_TRY(cu_check_act(&dx, "dx", e));
 	QL_TRY(cu_check_same(&x, &dy, "rmsnorm_grad", e));
 	QL_TRY(cu_check_same(&x, &dx, "rmsnorm_grad", e));
+	QL_TRY(group_of(&x, group, &n, e));
 	if (add.data) {
 		QL_TRY(cu_check_act(&add, "add", e));
 		QL_TRY(cu_check_same(&x, &add, "rmsnorm_grad", e));
 	}
 	if (x.rows == 0 || x.cols == 0)
 		return QL_OK;
-	const bool vec = cu_vec_ok(&x) && cu_vec_ok(&dy) && cu_vec_ok(&dx) && (!add.data || cu_vec_ok(&add));
-#define GO(V, N)                                                                                                                    \
-	norm_bwd<V, N><<<x.rows, N, 0, q->s>>>((const bf16 *)x.data, x.ld, w, rstd, (const bf16 *)dy.data, dy.ld, (const bf16 *)add.data, \
-					       add.ld, (bf16 *)dx.data, dx.ld, x.cols)
+	const bool vec = cu_vec_ok(&x) && cu_vec_ok(&dy) && cu_vec_ok(&dx) && n % 8 == 0 && (!add.data || cu_vec_ok(&add));
+#define GO(V, N)                                                                                                                              \
+	norm_bwd<V, N><<<x.rows * (x.cols / n), N, 0, q->s>>>((const bf16 *)x.data, x.ld, w, rstd, (const bf16 *)dy.data, dy.ld,                  \
+							      (const bf16 *)add.data, add.ld, (bf16 *)dx.data, dx.ld, n, x.cols / n)
 	if (!vec)
 		GO(false, 256);
-	else if (x.cols <= 256)
+	else if (n <= 256)
 		GO(true, 32);
-	else if (x.cols <= 2048)
+	else if (n <= 2048)
 		GO(true, 128);
-	else if (x.cols <= 4096)
+	else if (n <= 4096)
 		GO(true, 256);
 	else
 		GO(true, 512);

@@ -16,7 +16,7 @@ struct paged_args {
 	size_t ldq, ldo, ldk, ldv;
 	uint32_t n_head, n_kv, group, block_tokens, max_blocks, window, split, n_splits, q_len_max;
 	const int32_t *q_begin, *kv_len, *table;
-	float scale;
+	float scale, softcap;
 	float *part; /* [rows, n_head, n_splits, HD + 2]: o (unnormalised), max, sum */
 };
 
@@ -83,6 +83,8 @@ template <int HD, int GC> __global__ void __launch_bounds__(128) paged_split(con
 #pragma unroll
 					for (int o = L / 2; o; o >>= 1)
 						z += __shfl_xor_sync(~0u, z, o);
+					if (a.softcap > 0.f)
+						z = a.softcap * tanhf(z * a.scale / a.softcap) / a.scale;
 					if (lane == 0)
 						score[h][i] = i < n && base + i >= lowest ? z * sl2 : -INFINITY;
 				}
@@ -192,7 +194,7 @@ static int decode(struct ql_device *d, struct ql_queue *q, const struct ql_paged
 	struct paged_args a = {(const bf16 *)p->q.data, (const bf16 *)p->k_cache.data, (const bf16 *)p->v_cache.data, (bf16 *)p->o.data, p->q.ld, p->o.ld,
 			       p->k_cache.ld, p->v_cache.ld, p->n_head, p->n_kv, p->n_head / p->n_kv, p->block_tokens, p->max_blocks, p->window,
 			       p->kv_len_max <= 1024 ? SUB : p->kv_len_max <= 4096 ? 2 * SUB : 4 * SUB, 1,
-			       p->q_len_max, p->q_begin, p->kv_len, p->block_table, p->scale, (float *)(q->work + 4096)};
+			       p->q_len_max, p->q_begin, p->kv_len, p->block_table, p->scale, p->softcap, (float *)(q->work + 4096)};
 
 	while ((a.n_splits = (p->kv_len_max + a.split - 1) / a.split) > 1 && a.n_splits * per > room)
 		a.split *= 2;
@@ -236,6 +238,7 @@ int cu_paged_attention(struct ql_device *d, struct ql_queue *q, const struct ql_
 	f.T = p->q.rows, f.n_head = p->n_head, f.n_kv = p->n_kv, f.head_dim = p->head_dim, f.n_seqs = p->n_seqs;
 	f.window = p->window;
 	f.scale = p->scale;
+	f.softcap = p->softcap;
 	f.cu = p->q_begin;
 	f.kv_len = p->kv_len;
 	f.block_table = p->block_table;

@@ -2,7 +2,8 @@
  *
  * For each chunk of listed rows: z = hidden·headᵀ (bf16 product, fp32 logits); per row lse, nll = lse - z_label, argmax (lowest id of
  * the largest), and in place of the logits g = grad_scale·(softmax - onehot) in bf16; dhidden rows = g·head.  Logits of all rows
- * never exist at once: a chunk holds about 256 MiB.  One block per row: an online maximum-and-sum pass, then the gradient
+ * never exist at once: a chunk holds about 256 MiB.  With a soft cap c the logits are c·tanh(z/c), and g has the factor
+ * 1 - tanh²(z/c) more.  One block per row: an online maximum-and-sum pass, then the gradient
  * pass, which overwrites a row from the front, always behind what is still to be read. */
 #include <math.h>
 
@@ -49,11 +50,11 @@ struct row_args {
 	const int32_t *labels;
 	float *nll;
 	int32_t *argmax;
-	float grad_scale;
+	float grad_scale, softcap;
 	bool grad;
 };
 
-__global__ void __launch_bounds__(THREADS) softmax_rows(struct row_args a)
+template <bool CAP> __global__ void __launch_bounds__(THREADS) softmax_rows(struct row_args a)
 {
 	__shared__ float sm[32], ss[32];
 	__shared__ uint64_t sk[32];
@@ -70,6 +71,8 @@ __global__ void __launch_bounds__(THREADS) softmax_rows(struct row_args a)
 
 #pragma unroll
 		for (int j = 0; j < 4; j++) {
+			if (CAP)
+				f[j] = a.softcap * tanhf(f[j] / a.softcap);
 			if (i + j >= a.n)
 				f[j] = -INFINITY;
 			top = fmaxf(top, f[j]);
@@ -113,7 +116,10 @@ __global__ void __launch_bounds__(THREADS) softmax_rows(struct row_args a)
 		ss[warp] = s;
 		sk[warp] = key;
 	}
-	const float z_label = ok ? z[label] : 0.f;
+	float z_label = ok ? z[label] : 0.f;
+
+	if (CAP)
+		z_label = a.softcap * tanhf(z_label / a.softcap);
 	__syncthreads();
 	m = sm[0], s = ss[0];
 	for (int i = 1; i < THREADS / 32; i++)
@@ -142,9 +148,13 @@ __global__ void __launch_bounds__(THREADS) softmax_rows(struct row_args a)
 
 #pragma unroll
 			for (int j = 0; j < 4; j++) {
-				f[j] = __expf(f[j] - m) * inv;
+				const float t = CAP ? tanhf(f[j] / a.softcap) : 0.f;
+
+				f[j] = __expf((CAP ? a.softcap * t : f[j]) - m) * inv;
 				if ((uint32_t)label == i + j)
 					f[j] -= a.grad_scale;
+				if (CAP)
+					f[j] *= (1.f - t) * (1.f + t);
 			}
 			*reinterpret_cast<uint2 *>(g + i) = make_uint2(pack2(f[0], f[1]), pack2(f[2], f[3]));
 		}
@@ -163,6 +173,8 @@ int cu_cross_entropy(struct ql_device *d, struct ql_queue *q, const struct ql_xe
 
 	QL_TRY(cu_begin(d, "cross_entropy", e));
 	QL_TRY(cu_check_act(&a->hidden, "hidden", e));
+	if (!(a->softcap >= 0.f))
+		return ql_err_param(e, QL_EINVAL, "softcap", "cross_entropy: softcap must not be negative");
 	if (a->hidden.cols != dim)
 		return ql_err_set(e, QL_ESHAPE, "cross_entropy: hidden has %u columns, the head takes %u", a->hidden.cols, dim);
 	if (grad) {
@@ -181,12 +193,15 @@ int cu_cross_entropy(struct ql_device *d, struct ql_queue *q, const struct ql_xe
 	float *z = (float *)(extra + rows_bytes);
 	for (size_t at = 0; at < a->n; at += chunk) {
 		const unsigned n = (unsigned)(a->n - at < chunk ? a->n - at : chunk);
-		struct row_args r = {z, ldz, vocab, a->labels + at, a->nll + at, a->argmax ? a->argmax + at : NULL, a->grad_scale, grad};
+		struct row_args r = {z, ldz, vocab, a->labels + at, a->nll + at, a->argmax ? a->argmax + at : NULL, a->grad_scale, a->softcap, grad};
 
 		gather_rows<<<n, 256, 0, q->s>>>((const bf16 *)a->hidden.data, a->hidden.ld, a->rows + at, rows, dim);
 		CU_LAUNCHED();
 		QL_TRY(cu_gemm_nt(d, q, n, vocab, dim, 1.f, rows, dim, head, ld_head, 0.f, NULL, 0, z, ldz, QL_F32, NULL, e));
-		softmax_rows<<<n, THREADS, 0, q->s>>>(r);
+		if (a->softcap > 0.f)
+			softmax_rows<true><<<n, THREADS, 0, q->s>>>(r);
+		else
+			softmax_rows<false><<<n, THREADS, 0, q->s>>>(r);
 		CU_LAUNCHED();
 		if (!grad)
 			continue;

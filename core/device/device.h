@@ -143,6 +143,7 @@ struct ql_attn {
 	const int32_t *cu_seqlens;	/* device [n_seqs + 1], first 0, last T */
 	const int32_t *cu_seqlens_host; /* the same on the host */
 	float scale;			/* usually head_dim^-1/2 */
+	float softcap;			/* > 0: the scaled score s becomes c·tanh(s/c) before masking (Gemma 2); 0 = none */
 	uint32_t window;		/* 0 = none; else key j is visible to query i iff i - window < j ≤ i */
 };
 
@@ -164,7 +165,7 @@ struct ql_paged_attn {
 				       position kv_len[s] - (q_begin[s+1]-q_begin[s]) + j and sees positions ≤ its own */
 	const int32_t *block_table; /* device [n_seqs, max_blocks] */
 	uint32_t q_len_max, kv_len_max; /* host-known upper bounds (may be rounded up, e.g. for graphs) */
-	float scale;
+	float scale, softcap;
 	uint32_t window;
 };
 
@@ -176,10 +177,18 @@ struct ql_xent {
 	const int32_t *rows;	      /* device [N]: rows of hidden that are scored, ascending */
 	const int32_t *labels;	      /* device [N]: token that row must predict */
 	uint32_t n;
+	float softcap;		  /* > 0: logits z become c·tanh(z/c); 0 = none */
 	float grad_scale;	  /* dhidden row = grad_scale · (softmax - onehot)·head; 1/targets of the whole step */
 	float *nll;		  /* device f32 [N]: logsumexp - z_label */
 	int32_t *argmax;	  /* device [N]: lowest id of the largest logit; NULL = not wanted */
 	struct ql_tensor dhidden; /* act [T, d] or data == NULL (evaluation); rows not listed are set to 0 */
+};
+
+/* ---- feed-forward ------------------------------------------------------------------------------------------------ */
+
+enum ql_act {
+	QL_ACT_SILU,	 /* g·σ(g) */
+	QL_ACT_GELU_TANH /* g/2·(1 + tanh(√(2/π)·(g + 0.044715·g³))) */
 };
 
 /* ---- optimiser --------------------------------------------------------------------------------------------------- */
@@ -292,26 +301,30 @@ struct ql_device_ops {
 			 uint32_t in, uint32_t out, const struct ql_lora *lora, struct ql_err *e);
 	void (*table_free)(struct ql_device *d, struct ql_lora_table *t);
 
-	/* y[t] = row ids[t] of the embedding matrix w; act [T, d] */
-	int (*embed)(struct ql_device *d, struct ql_queue *q, const struct ql_weight *w, const int32_t *ids, struct ql_tensor y,
-		     struct ql_err *e);
+	/* y[t] = scale · row ids[t] of the embedding matrix w; act [T, d] */
+	int (*embed)(struct ql_device *d, struct ql_queue *q, const struct ql_weight *w, const int32_t *ids, float scale,
+		     struct ql_tensor y, struct ql_err *e);
 	int (*embed_noise)(struct ql_device *d, struct ql_queue *q, const struct ql_noise *a, struct ql_err *e);
-	/* y = w ⊙ (x·ρ), ρ = (mean(x²) + eps)^-1/2 per row; rstd f32 [T] receives ρ, or NULL.  y may be x. */
-	int (*rmsnorm)(struct ql_device *d, struct ql_queue *q, struct ql_tensor x, const float *w, float eps, struct ql_tensor y,
-		       float *rstd, struct ql_err *e);
-	/* g = w ⊙ dy; dx = [add +] ρ·(g - x·ρ²·mean(g ⊙ x)).  add: act [T, d] or NULL data; dx may be dy or add. */
-	int (*rmsnorm_grad)(struct ql_device *d, struct ql_queue *q, struct ql_tensor x, const float *w, const float *rstd,
-			    struct ql_tensor dy, struct ql_tensor add, struct ql_tensor dx, struct ql_err *e);
+	/* y = [add +] w ⊙ (x·ρ), ρ = (mean(x²) + eps)^-1/2.  group 0: one ρ a row; else one for each `group` columns (norms of
+	 * heads; group divides d).  w f32 [d]; rstd f32 [T, d / group] receives ρ, or NULL.  add: act [T, d] or NULL data.  y may
+	 * be x or add. */
+	int (*rmsnorm)(struct ql_device *d, struct ql_queue *q, struct ql_tensor x, const float *w, uint32_t group, float eps,
+		       struct ql_tensor add, struct ql_tensor y, float *rstd, struct ql_err *e);
+	/* g = w ⊙ dy; dx = [add +] ρ·(g - x·ρ²·mean(g ⊙ x)), means over the same columns.  add: as above; dx may be dy or add. */
+	int (*rmsnorm_grad)(struct ql_device *d, struct ql_queue *q, struct ql_tensor x, const float *w, uint32_t group,
+			    const float *rstd, struct ql_tensor dy, struct ql_tensor add, struct ql_tensor dx, struct ql_err *e);
 	/* In place, rotate-half: pair (i, i + head_dim/2) of each head turned by sign·positions[t]·inv_freq[i]; sign -1 is the
 	 * backward.  x: act [T, n_head·head_dim]. */
 	int (*rope)(struct ql_device *d, struct ql_queue *q, struct ql_tensor x, uint32_t n_head, uint32_t head_dim,
 		    const int32_t *positions, const float *inv_freq, float sign, struct ql_err *e);
-	/* h = silu(gate) ⊙ up; gate, up, h act [T, f], views of any ld */
-	int (*swiglu)(struct ql_device *d, struct ql_queue *q, struct ql_tensor gate, struct ql_tensor up, struct ql_tensor h,
-		      struct ql_err *e);
-	/* dup = dh ⊙ silu(gate), dgate = dh ⊙ up ⊙ σ(gate)(1 + gate(1 - σ(gate))); dgate may be gate, dup may be up */
-	int (*swiglu_grad)(struct ql_device *d, struct ql_queue *q, struct ql_tensor dh, struct ql_tensor gate, struct ql_tensor up,
-			   struct ql_tensor dgate, struct ql_tensor dup, struct ql_err *e);
+	/* h = f(gate) ⊙ up; gate, up, h act [T, f], views of any ld */
+	int (*swiglu)(struct ql_device *d, struct ql_queue *q, enum ql_act f, struct ql_tensor gate, struct ql_tensor up,
+		      struct ql_tensor h, struct ql_err *e);
+	/* dup = dh ⊙ f(gate), dgate = dh ⊙ up ⊙ f'(gate), for silu σ(gate)(1 + gate(1 - σ(gate))); dgate may be gate, dup up */
+	int (*swiglu_grad)(struct ql_device *d, struct ql_queue *q, enum ql_act f, struct ql_tensor dh, struct ql_tensor gate,
+			   struct ql_tensor up, struct ql_tensor dgate, struct ql_tensor dup, struct ql_err *e);
+	/* x = c·tanh(x/c) in place, c > 0; x f32 [T, n] */
+	int (*softcap)(struct ql_device *d, struct ql_queue *q, struct ql_tensor x, float c, struct ql_err *e);
 
 	int (*linear)(struct ql_device *d, struct ql_queue *q, const struct ql_linear *a, struct ql_err *e);
 	int (*linear_grad)(struct ql_device *d, struct ql_queue *q, const struct ql_linear_grad *a, struct ql_err *e);
@@ -341,6 +354,7 @@ struct ql_device {
 	enum ql_dtype act;	 /* activation type */
 	uint32_t ext_align;	 /* ld of buffers with ext columns must be a multiple of this (elements) */
 	uint32_t small_rows;	 /* up to this many rows `linear` with a table is the fast path for decode */
+	uint32_t head_dim_max;	 /* largest head size attention takes */
 	char description[128];	 /* "cpu: 2 threads, avx2", "cuda:0 NVIDIA H100 80GB HBM3, driver …" */
 	void *impl;
 };

@@ -17,8 +17,9 @@ static int declare(struct ql_gguf_writer *w, const struct ql_arch *a, enum ql_ex
 	for (size_t i = 0; rc == QL_OK && i < ql_arch_tensor_count(a); i++) {
 		ql_arch_tensor_at(a, i, &t);
 		ne[0] = t.cols;
-		ne[1] = t.rows;
-		rc = ql_gguf_write_tensor(w, t.gguf, ql_export_tensor_type(type, a, &t), t.n_dims, ne, e);
+		ne[1] = t.file_rows;
+		if (t.file_part == 0)
+			rc = ql_gguf_write_tensor(w, t.file_gguf, ql_export_tensor_type(type, a, &t), t.n_dims, ne, e);
 	}
 	return rc;
 }
@@ -36,7 +37,7 @@ static int write_tensors(struct ql_gguf_writer *w, struct ql_export_run *r, enum
 		ql_arch_rope_factors(a, factors);
 		rc = ql_gguf_write_data(w, factors, a->head_dim / 2 * sizeof(float), e);
 	}
-	for (size_t i = 0; rc == QL_OK && i < ql_arch_tensor_count(a); i++) {
+	for (size_t i = 0; rc == QL_OK && i < ql_arch_tensor_count(a); i++) { /* parts of one tensor follow each other */
 		ql_arch_tensor_at(a, i, &t);
 		rc = ql_export_stream(r, &t, ql_export_tensor_type(type, a, &t), ql_export_permuted(a, &t), sink, w, e);
 	}
@@ -50,7 +51,10 @@ int ql_export_gguf(const struct ql_export *x, enum ql_export_type type, int dirf
 	int rc = type < QL_EXPORT_TYPES ? ql_export_check_input(x, e) : ql_err_set(e, QL_EINVAL, "unknown export type");
 
 	if (rc == QL_OK)
+		rc = ql_export_check_gguf(ql_source_arch(x->source), e);
+	if (rc == QL_OK)
 		rc = ql_export_run_init(&r, x, e);
+	r.gguf = true;
 	if (rc == QL_OK)
 		rc = ql_gguf_write_new(&w, e);
 	if (rc == QL_OK)
@@ -73,14 +77,15 @@ int ql_export_gguf(const struct ql_export *x, enum ql_export_type type, int dirf
 static int verify_tensor(struct ql_export_run *r, const struct ql_gguf *g, const struct ql_arch_tensor *t,
 			 enum ql_export_type type, struct ql_err *e)
 {
-	const struct ql_gguf_tensor *f = ql_gguf_tensor_find(g, t->gguf);
+	const struct ql_gguf_tensor *f = ql_gguf_tensor_find(g, t->file_gguf);
 	enum ql_dtype dtype = ql_export_tensor_type(type, r->arch, t);
 
 	if (f == NULL)
-		return ql_err_param(e, QL_EMISMATCH, t->gguf, "tensor %s is missing", t->gguf);
-	if (f->dtype != dtype || f->n_dims != t->n_dims || f->ne[0] != t->cols || f->ne[1] != t->rows)
-		return ql_err_param(e, QL_EMISMATCH, t->gguf, "tensor %s has another type or shape than written", t->gguf);
-	return ql_export_check_tensor(r, t, dtype, ql_export_permuted(r->arch, t), f->data, e);
+		return ql_err_param(e, QL_EMISMATCH, t->file_gguf, "tensor %s is missing", t->file_gguf);
+	if (f->dtype != dtype || f->n_dims != t->n_dims || f->ne[0] != t->cols || f->ne[1] != t->file_rows)
+		return ql_err_param(e, QL_EMISMATCH, t->file_gguf, "tensor %s has another type or shape than written", t->file_gguf);
+	return ql_export_check_tensor(r, t, dtype, ql_export_permuted(r->arch, t),
+				      (const char *)f->data + t->file_row * ql_dtype_bytes(dtype, t->cols), e);
 }
 
 static int verify_rope(const struct ql_arch *a, const struct ql_gguf *g, struct ql_err *e)
@@ -102,11 +107,14 @@ int ql_export_verify_gguf(const struct ql_export *x, enum ql_export_type type, i
 	struct ql_gguf *g = NULL;
 	struct ql_arch_tensor t;
 	struct ql_arch again;
-	size_t n = 0;
+	size_t n = 0, wholes = 0;
 	int rc = type < QL_EXPORT_TYPES ? ql_export_check_input(x, e) : ql_err_set(e, QL_EINVAL, "unknown export type");
 
 	if (rc == QL_OK)
+		rc = ql_export_check_gguf(ql_source_arch(x->source), e);
+	if (rc == QL_OK)
 		rc = ql_export_run_init(&r, x, e);
+	r.gguf = true;
 	if (rc == QL_OK)
 		rc = ql_gguf_open_at(&g, dirfd, file, e);
 	if (rc == QL_OK)
@@ -115,12 +123,14 @@ int ql_export_verify_gguf(const struct ql_export *x, enum ql_export_type type, i
 		rc = verify_rope(r.arch, g, e);
 	if (rc == QL_OK)
 		n = ql_arch_tensor_count(r.arch);
-	if (rc == QL_OK && ql_gguf_tensor_count(g) != n + (has_rope_freqs(r.arch) ? 1 : 0))
-		rc = ql_err_set(e, QL_EMISMATCH, "the file holds %zu tensors, %zu were written", ql_gguf_tensor_count(g), n);
 	for (size_t i = 0; rc == QL_OK && i < n; i++) {
 		ql_arch_tensor_at(r.arch, i, &t);
+		wholes += t.file_part == 0;
 		rc = verify_tensor(&r, g, &t, type, e);
 	}
+	wholes += rc == QL_OK && has_rope_freqs(r.arch) ? 1 : 0;
+	if (rc == QL_OK && ql_gguf_tensor_count(g) != wholes)
+		rc = ql_err_set(e, QL_EMISMATCH, "the file holds %zu tensors, %zu were written", ql_gguf_tensor_count(g), wholes);
 	ql_gguf_close(g);
 	ql_export_run_free(&r);
 	if (rc != QL_OK)

@@ -109,28 +109,36 @@ static int sink(void *ctx, const void *data, size_t len, struct ql_err *e) { ret
 
 static int write_weights(struct ql_export_run *r, enum ql_dtype dtype, int dirfd, struct ql_err *e)
 {
-	size_t n = ql_arch_tensor_count(r->arch), i;
-	struct ql_st_spec *specs = calloc(n, sizeof *specs);
-	struct ql_arch_tensor *ts = calloc(n, sizeof *ts);
+	size_t all = ql_arch_tensor_count(r->arch), n = 0, i;
+	struct ql_st_spec *specs = calloc(all, sizeof *specs);
+	struct ql_arch_tensor *ts = calloc(all, sizeof *ts), t;
+	size_t *first = calloc(all, sizeof *first);
 	struct ql_st_writer *w = NULL;
-	int rc = specs == NULL || ts == NULL ? ql_err_set(e, QL_ENOMEM, "no memory for %zu tensors", n) : QL_OK;
+	int rc = specs == NULL || ts == NULL || first == NULL ? ql_err_set(e, QL_ENOMEM, "no memory for %zu tensors", all) : QL_OK;
 
-	for (i = 0; rc == QL_OK && i < n; i++) {
-		ql_arch_tensor_at(r->arch, i, &ts[i]);
-		specs[i] = (struct ql_st_spec){ts[i].hf, dtype, ts[i].n_dims, {ts[i].rows, ts[i].cols}};
-		if (ts[i].n_dims == 1)
-			specs[i].shape[0] = ts[i].cols;
+	for (i = 0; rc == QL_OK && i < all; i++) {
+		ql_arch_tensor_at(r->arch, i, &ts[n]);
+		if (ts[n].file_part > 0)
+			continue;
+		specs[n] = (struct ql_st_spec){ts[n].file_hf, dtype, ts[n].n_dims, {ts[n].file_rows, ts[n].cols}};
+		if (ts[n].n_dims == 1)
+			specs[n].shape[0] = ts[n].cols;
+		first[n++] = i;
 	}
 	if (rc == QL_OK)
 		rc = ql_st_write_begin(&w, dirfd, weights, specs, n, e);
 	while (rc == QL_OK && (i = ql_st_write_next(w)) < n)
-		rc = ql_export_stream(r, &ts[i], dtype, false, sink, w, e);
+		for (uint32_t p = 0; rc == QL_OK && p < ts[i].file_parts; p++) {
+			ql_arch_tensor_at(r->arch, first[i] + p, &t);
+			rc = ql_export_stream(r, &t, dtype, false, sink, w, e);
+		}
 	if (rc == QL_OK)
 		rc = ql_st_write_commit(w, e);
 	else
 		ql_st_write_abort(w);
 	free(specs);
 	free(ts);
+	free(first);
 	return rc;
 }
 
@@ -164,14 +172,15 @@ int ql_export_hf(const struct ql_export *x, enum ql_export_type type, int dirfd,
 static int verify_tensor(struct ql_export_run *r, const struct ql_st *st, const struct ql_arch_tensor *t, enum ql_dtype dtype,
 			 struct ql_err *e)
 {
-	const struct ql_st_tensor *f = ql_st_find(st, t->hf);
+	const struct ql_st_tensor *f = ql_st_find(st, t->file_hf);
 
 	if (f == NULL)
-		return ql_err_param(e, QL_EMISMATCH, t->hf, "tensor %s is missing", t->hf);
+		return ql_err_param(e, QL_EMISMATCH, t->file_hf, "tensor %s is missing", t->file_hf);
 	if (f->dtype != dtype || f->n_dims != t->n_dims || f->shape[t->n_dims - 1] != t->cols ||
-	    (t->n_dims == 2 && f->shape[0] != t->rows))
-		return ql_err_param(e, QL_EMISMATCH, t->hf, "tensor %s has another type or shape than written", t->hf);
-	return ql_export_check_tensor(r, t, dtype, false, f->data, e);
+	    (t->n_dims == 2 && f->shape[0] != t->file_rows))
+		return ql_err_param(e, QL_EMISMATCH, t->file_hf, "tensor %s has another type or shape than written", t->file_hf);
+	return ql_export_check_tensor(r, t, dtype, false,
+				      (const char *)f->data + t->file_row * ql_dtype_bytes(dtype, t->cols), e);
 }
 
 static int verify_config(const struct ql_export_run *r, int dirfd, struct ql_err *e)
@@ -194,7 +203,7 @@ int ql_export_verify_hf(const struct ql_export *x, enum ql_export_type type, int
 	struct ql_export_run r = {0};
 	struct ql_st *st = NULL;
 	struct ql_arch_tensor t;
-	size_t n = 0;
+	size_t n = 0, wholes = 0;
 	int rc = check_request(x, type, e);
 
 	if (rc == QL_OK)
@@ -205,8 +214,12 @@ int ql_export_verify_hf(const struct ql_export *x, enum ql_export_type type, int
 		rc = ql_st_open_at(&st, dirfd, weights, e);
 	if (rc == QL_OK)
 		n = ql_arch_tensor_count(r.arch);
-	if (rc == QL_OK && ql_st_count(st) != n)
-		rc = ql_err_set(e, QL_EMISMATCH, "the file holds %zu tensors, %zu were written", ql_st_count(st), n);
+	for (size_t i = 0; i < n; i++) {
+		ql_arch_tensor_at(r.arch, i, &t);
+		wholes += t.file_part == 0;
+	}
+	if (rc == QL_OK && ql_st_count(st) != wholes)
+		rc = ql_err_set(e, QL_EMISMATCH, "the file holds %zu tensors, %zu were written", ql_st_count(st), wholes);
 	for (size_t i = 0; rc == QL_OK && i < n; i++) {
 		ql_arch_tensor_at(r.arch, i, &t);
 		rc = verify_tensor(&r, st, &t, ql_export_types[type].base, e);

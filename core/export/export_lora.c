@@ -1,7 +1,7 @@
 /* export_lora.c - the adapter as GGUF LoRA (llama.cpp, llama-adapter.cpp, convert_lora_to_gguf.py), and its verification.
  *
  * Tensors <base tensor>.lora_a ne {in, r} = A and <base tensor>.lora_b ne {r, out} = B, for `llama` with B's rows of q and k
- * in GGUF order (A is never permuted).  A loader's scale is alpha/r_tensor with one alpha for all, so alpha' = alpha, or
+ * in GGUF order (A is never permuted; fused tensors get one pair of blocks, peft_whole.h).  A loader's scale is alpha/r_tensor with one alpha for all, so alpha' = alpha, or
  * alpha·√r with rsLoRA, and B is multiplied where a pair's own rank or alpha asks for another scale. */
 #include <math.h>
 #include <stdio.h>
@@ -10,6 +10,7 @@
 
 #include "core/base/limits.h"
 #include "core/export/export_priv.h"
+#include "core/formats/peft_whole.h"
 #include "core/quant/blk.h"
 
 static double file_alpha(const struct ql_adapter_file *f)
@@ -26,23 +27,18 @@ struct half {
 	bool permute;
 };
 
-/* Half h (0 = A, 1 = B) of tensor t; false if t has no adapter. */
-static bool get_half(const struct ql_export *x, const struct ql_arch *a, const struct ql_arch_tensor *t, int h,
-		     struct half *out)
+/* Half h (0 = A, 1 = B) of a whole. */
+static void get_half(const struct ql_export *x, const struct ql_arch *a, const struct ql_adapter_whole *w, int h, struct half *out)
 {
-	const struct ql_adapter_pair *p = ql_export_pair(x, t);
-	double factor;
+	struct ql_adapter_pair p = {.rank = w->rank, .alpha = w->alpha};
+	double factor = ql_adapter_pair_scale(x->adapter, &p) / (file_alpha(x->adapter) / (double)w->rank);
 
-	if (p == NULL)
-		return false;
-	factor = ql_adapter_pair_scale(x->adapter, p) / (file_alpha(x->adapter) / (double)p->rank);
-	(void)snprintf(out->name, sizeof out->name, "%s.lora_%c", t->gguf, h == 0 ? 'a' : 'b');
-	out->rows = h == 0 ? p->rank : t->rows;
-	out->cols = h == 0 ? t->cols : p->rank;
-	out->src = h == 0 ? p->a : p->b;
+	(void)snprintf(out->name, sizeof out->name, "%s.lora_%c", w->tensor.file_gguf, h == 0 ? 'a' : 'b');
+	out->rows = h == 0 ? w->rank : w->tensor.file_rows;
+	out->cols = h == 0 ? w->tensor.cols : w->rank;
+	out->src = h == 0 ? w->a : w->b;
 	out->factor = h == 0 || fabs(factor - 1) < 1e-12 ? 1 : factor;
-	out->permute = h == 1 && ql_export_permuted(a, t);
-	return true;
+	out->permute = h == 1 && ql_export_permuted(a, &w->tensor);
 }
 
 /* File row g of a half as fp32. */
@@ -76,23 +72,24 @@ static int write_metadata(struct ql_gguf_writer *w, const struct ql_export *x, c
 /* Runs over all halves of the adapter in file order. */
 typedef int (*half_fn)(void *ctx, const struct half *h, struct ql_err *e);
 
-static int each_half(const struct ql_export *x, const struct ql_arch *a, half_fn fn, void *ctx, struct ql_err *e)
+static int each_half(const struct ql_export *x, const struct ql_arch *a, const struct ql_adapter_wholes *w, half_fn fn, void *ctx,
+		     struct ql_err *e)
 {
-	struct ql_arch_tensor t;
 	struct half h;
 	int rc = QL_OK;
 
-	for (size_t i = 0; rc == QL_OK && i < ql_arch_tensor_count(a); i++) {
-		ql_arch_tensor_at(a, i, &t);
-		for (int k = 0; rc == QL_OK && k < 2 && get_half(x, a, &t, k, &h); k++)
+	for (size_t i = 0; rc == QL_OK && i < w->n; i++)
+		for (int k = 0; rc == QL_OK && k < 2; k++) {
+			get_half(x, a, &w->v[i], k, &h);
 			rc = fn(ctx, &h, e);
-	}
+		}
 	return rc;
 }
 
 struct job {
 	const struct ql_export *x;
 	const struct ql_arch *arch;
+	struct ql_adapter_wholes wholes;
 	enum ql_dtype dtype;
 	struct ql_gguf_writer *w; /* writing */
 	struct ql_gguf *g;	  /* verifying */
@@ -157,6 +154,7 @@ static int job_init(struct job *j, const struct ql_export *x, enum ql_export_typ
 {
 	const struct ql_arch *a = ql_source_arch(x->source);
 	size_t cols = a->hidden_size;
+	int rc;
 
 	*j = (struct job){.x = x, .arch = a};
 	if (type != QL_EXPORT_F32 && type != QL_EXPORT_F16)
@@ -166,16 +164,18 @@ static int job_init(struct job *j, const struct ql_export *x, enum ql_export_typ
 	j->dtype = ql_export_types[type].base;
 	cols = a->intermediate_size > cols ? a->intermediate_size : cols;
 	cols = (size_t)a->num_attention_heads * a->head_dim > cols ? (size_t)a->num_attention_heads * a->head_dim : cols;
-	cols = QL_LORA_RANK_MAX > cols ? QL_LORA_RANK_MAX : cols;
+	cols = 3 * QL_LORA_RANK_MAX > cols ? 3 * QL_LORA_RANK_MAX : cols; /* of fused modules */
 	j->row = malloc(cols * sizeof(float));
 	j->out = malloc(cols * sizeof(float));
 	if (j->row == NULL || j->out == NULL)
 		return ql_err_set(e, QL_ENOMEM, "no memory for the export's buffers");
-	return ql_export_check_input(x, e);
+	rc = ql_export_check_input(x, e);
+	return rc == QL_OK ? ql_adapter_wholes_make(&j->wholes, x->adapter, a, e) : rc;
 }
 
 static void job_free(struct job *j)
 {
+	ql_adapter_wholes_free(&j->wholes);
 	free(j->row);
 	free(j->out);
 	ql_gguf_close(j->g);
@@ -198,13 +198,11 @@ int ql_export_gguf_lora(const struct ql_export *x, enum ql_export_type type, int
 	if (rc == QL_OK)
 		rc = write_metadata(j.w, x, j.arch, type, e);
 	if (rc == QL_OK)
-		rc = each_half(x, j.arch, declare, &j, e);
-	if (rc == QL_OK && j.n == 0)
-		rc = ql_err_set(e, QL_EINVAL, "the adapter has no tensors");
+		rc = each_half(x, j.arch, &j.wholes, declare, &j, e);
 	if (rc == QL_OK)
 		rc = ql_gguf_write_begin(j.w, dirfd, file, e);
 	if (rc == QL_OK)
-		rc = each_half(x, j.arch, write_half, &j, e);
+		rc = each_half(x, j.arch, &j.wholes, write_half, &j, e);
 	if (rc == QL_OK)
 		rc = report(x, 1, e);
 	if (rc == QL_OK)
@@ -244,7 +242,7 @@ int ql_export_verify_gguf_lora(const struct ql_export *x, enum ql_export_type ty
 	if (rc == QL_OK)
 		rc = verify_metadata(&j, e);
 	if (rc == QL_OK)
-		rc = each_half(x, j.arch, verify_half, &j, e);
+		rc = each_half(x, j.arch, &j.wholes, verify_half, &j, e);
 	if (rc == QL_OK && j.n != ql_gguf_tensor_count(j.g))
 		rc = ql_err_set(e, QL_EMISMATCH, "the file holds %zu tensors, %zu were written", ql_gguf_tensor_count(j.g), j.n);
 	job_free(&j);

@@ -123,6 +123,9 @@ int ql_export_merge(struct ql_export_run *r, const struct ql_arch_tensor *t, uin
 	int rc = read_base(r->x, t, row, n_rows, dst, e);
 	struct add job;
 
+	for (uint64_t i = 0; rc == QL_OK && r->gguf && r->arch->norm_plus_one && t->norm && i < n_rows * t->cols; i++)
+		dst[i] += 1;
+
 	if (rc != QL_OK || p == NULL)
 		return rc;
 	job = (struct add){p, ql_adapter_pair_scale(r->x->adapter, p), row, t->cols, dst, r->acc};

@@ -7,6 +7,7 @@
  *   q6_k       Q6_K   Q6_K                         Q6_K
  *   q4_0       Q4_0   Q6_K                         Q4_0
  *   q8_0       Q8_0   Q8_0                         Q8_0
+ * A fused attn_qkv takes Q5_K in q4_k_m and Q6_K in q5_k_m, a fused gate and up the base type.
  * Norms and 1-D tensors stay F32.  Rows that are no whole blocks: Q4_K→Q5_0, Q5_K→Q5_1, Q6_K→Q8_0, and F16 where 32 does
  * not divide them either; the output tensor takes Q8_0 as soon as the base type does not fit. */
 #include <string.h>
@@ -40,6 +41,8 @@ static enum ql_dtype wanted(enum ql_export_type type, const struct ql_arch *a, c
 
 	if (output && (type == QL_EXPORT_Q4_0 || k_m))
 		return QL_Q6_K;
+	if (k_m && t->file_parts == 3)
+		return type == QL_EXPORT_Q4_K_M ? QL_Q5_K : QL_Q6_K;
 	if (k_m && (t->module == QL_V_PROJ || t->module == QL_DOWN_PROJ) && more((uint32_t)t->layer, a->num_hidden_layers))
 		return QL_Q6_K;
 	if (type == QL_EXPORT_Q4_K_M && t->module == QL_V_PROJ && a->num_hidden_layers == 80 &&
@@ -66,5 +69,5 @@ enum ql_dtype ql_export_tensor_type(enum ql_export_type type, const struct ql_ar
 
 bool ql_export_permuted(const struct ql_arch *a, const struct ql_arch_tensor *t)
 {
-	return t->permute != QL_PERMUTE_NONE && t->n_dims == 2 && strcmp(a->family, "llama") == 0;
+	return t->permute != QL_PERMUTE_NONE && t->n_dims == 2 && a->permuted;
 }

@@ -8,13 +8,19 @@
 #include "core/base/limits.h"
 #include "core/formats/arch_priv.h"
 
+#define GEMMA (QL_AF_BIAS_KEY | QL_AF_WINDOW | QL_AF_POST_NORMS | QL_AF_GEMMA | QL_AF_TIED)
 /* clang-format off */
 const struct ql_arch_family ql_arch_families[] = {
-	/* family  model_type  architecture          bias_qkv qk_norm bias_key window_flag window_always */
-	{"llama", "llama",   "LlamaForCausalLM",   false,   false,  true,    false,      false},
-	{"llama", "mistral", "MistralForCausalLM", false,   false,  false,   false,      true},
-	{"qwen2", "qwen2",   "Qwen2ForCausalLM",   true,    false,  false,   true,       false},
-	{"qwen3", "qwen3",   "Qwen3ForCausalLM",   false,   true,   true,    true,       false},
+	/* family    model_type     architecture          flags                                         pattern context window theta */
+	{"llama",   "llama",       "LlamaForCausalLM",   QL_AF_BIAS_KEY | QL_AF_PERMUTED,                    0,   2048,    0, 1e4},
+	{"llama",   "mistral",     "MistralForCausalLM", QL_AF_WINDOW | QL_AF_PERMUTED,                      0, 131072, 4096, 1e4},
+	{"qwen2",   "qwen2",       "Qwen2ForCausalLM",   QL_AF_BIAS_QKV | QL_AF_WINDOW_FLAG,                 0,  32768, 4096, 1e4},
+	{"qwen3",   "qwen3",       "Qwen3ForCausalLM",   QL_AF_BIAS_KEY | QL_AF_QK_NORM | QL_AF_WINDOW_FLAG, 0,  32768, 4096, 1e4},
+	{"smollm3", "smollm3",     "SmolLM3ForCausalLM", QL_AF_BIAS_KEY | QL_AF_NOPE | QL_AF_PERMUTED | QL_AF_TIED,
+	                                                                                                      0,  32768,    0, 2e6},
+	{"phi3",    "phi3",        "Phi3ForCausalLM",    QL_AF_BIAS_KEY | QL_AF_FUSED | QL_AF_WINDOW,        0,   4096,    0, 1e4},
+	{"gemma2",  "gemma2",      "Gemma2ForCausalLM",  GEMMA | QL_AF_SOFTCAPS,                             2,   8192, 4096, 1e4},
+	{"gemma3",  "gemma3_text", "Gemma3ForCausalLM",  GEMMA | QL_AF_QK_NORM | QL_AF_LOCAL_ROPE,           6, 131072, 4096, 1e6},
 };
 /* clang-format on */
 const int ql_arch_n_families = sizeof ql_arch_families / sizeof ql_arch_families[0];
@@ -26,8 +32,20 @@ void ql_arch_set_family(struct ql_arch *a, const struct ql_arch_family *f)
 {
 	(void)snprintf(a->family, sizeof a->family, "%s", f->family);
 	(void)snprintf(a->model_type, sizeof a->model_type, "%s", f->model_type);
-	a->attention_bias_qkv = f->bias_qkv;
-	a->qk_norm = f->qk_norm;
+	a->attention_bias_qkv = (f->flags & QL_AF_BIAS_QKV) != 0;
+	a->qk_norm = (f->flags & QL_AF_QK_NORM) != 0;
+	a->post_norms = (f->flags & QL_AF_POST_NORMS) != 0;
+	a->scaled_embeddings = (f->flags & QL_AF_GEMMA) != 0;
+	a->act = f->flags & QL_AF_GEMMA ? QL_ARCH_GELU_TANH : QL_ARCH_SILU;
+	a->fused = (f->flags & QL_AF_FUSED) != 0;
+	a->permuted = (f->flags & QL_AF_PERMUTED) != 0;
+}
+
+void ql_arch_set_pattern(struct ql_arch *a, const struct ql_arch_family *f)
+{
+	for (uint32_t l = 0; a->sliding_window != 0 && l < a->num_hidden_layers && l < QL_LAYERS_MAX; l++)
+		if (f->pattern == 0 || (l + 1) % f->pattern != 0)
+			a->layer[l] |= QL_LAYER_WINDOW;
 }
 
 int ql_arch_add_eos(struct ql_arch *a, int64_t id, struct ql_err *e)
@@ -85,8 +103,8 @@ static int check_numbers(const struct ql_arch *a, struct ql_err *e)
 		{"num_key_value_heads", a->num_key_value_heads, 1, a->num_attention_heads},
 		{"head_dim", a->head_dim, 2, QL_HEAD_DIM_MAX},
 		{"vocab_size", a->vocab_size, 1, QL_VOCAB_MAX},
-		{"max_position_embeddings", a->max_position_declared, 1, QL_CONTEXT_MAX},
-		{"max_position_embeddings", a->max_position_embeddings, 1, a->max_position_declared},
+		{"max_position_embeddings", a->max_position_embeddings, 1, QL_CONTEXT_MAX},
+		{"sliding_window", a->sliding_window, 0, QL_CONTEXT_MAX},
 	};
 
 	for (size_t i = 0; i < sizeof ints / sizeof ints[0]; i++) {
@@ -98,9 +116,14 @@ static int check_numbers(const struct ql_arch *a, struct ql_err *e)
 	if (!(a->rms_norm_eps > 0 && a->rms_norm_eps < 0.1f))
 		return ql_err_param(e, QL_EINVAL, "rms_norm_eps", "model: rms_norm_eps %g is not between 0 and 0.1",
 				    (double)a->rms_norm_eps);
-	if (!(a->rope_theta >= 1 && a->rope_theta <= 1e12))
+	if (!(a->rope_theta >= 1 && a->rope_theta <= 1e12) || !(a->rope_theta_local >= 0 && a->rope_theta_local <= 1e12))
 		return ql_err_param(e, QL_EINVAL, "rope_theta", "model: rope_theta %g is not between 1 and 1e12",
 				    a->rope_theta);
+	if (!(a->attn_scale >= 1e-6 && a->attn_scale <= 1e3))
+		return ql_err_param(e, QL_EINVAL, "query_pre_attn_scalar", "model: attention scores times %g", a->attn_scale);
+	if (!(a->attn_softcap >= 0 && a->attn_softcap <= 1e6) || !(a->logit_softcap >= 0 && a->logit_softcap <= 1e6))
+		return ql_err_param(e, QL_EINVAL, "final_logit_softcapping", "model: soft caps %g and %g are not between 0 and 1e6",
+				    a->attn_softcap, a->logit_softcap);
 	return QL_OK;
 }
 
@@ -153,10 +176,10 @@ int ql_arch_check(const struct ql_arch *a, struct ql_err *e)
 }
 
 /* 1 / theta^(2i/d) as torch forms it: exponent and power in fp32, then the reciprocal. */
-static float base_freq(const struct ql_arch *a, uint32_t i)
+static float base_freq(const struct ql_arch *a, double theta, uint32_t i)
 {
 	float exponent = (float)(2 * i) / (float)a->head_dim;
-	float power = (float)pow((double)(float)a->rope_theta, (double)exponent);
+	float power = (float)pow((double)(float)theta, (double)exponent);
 
 	return 1.0f / power;
 }
@@ -178,7 +201,7 @@ void ql_arch_rope_factors(const struct ql_arch *a, float *out)
 	for (uint32_t i = 0; i < a->head_dim / 2; i++) {
 		switch (a->rope.kind) {
 		case QL_ROPE_LINEAR: out[i] = (float)a->rope.factor; break;
-		case QL_ROPE_LLAMA3: out[i] = (float)llama3_factor(&a->rope, (double)base_freq(a, i)); break;
+		case QL_ROPE_LLAMA3: out[i] = (float)llama3_factor(&a->rope, (double)base_freq(a, a->rope_theta, i)); break;
 		case QL_ROPE_FACTORS: out[i] = a->rope.factors[i]; break;
 		default: out[i] = 1; break;
 		}
@@ -189,5 +212,20 @@ void ql_arch_inv_freq(const struct ql_arch *a, float *out)
 {
 	ql_arch_rope_factors(a, out);
 	for (uint32_t i = 0; i < a->head_dim / 2; i++)
-		out[i] = base_freq(a, i) / out[i];
+		out[i] = base_freq(a, a->rope_theta, i) / out[i];
+}
+
+void ql_arch_inv_freq_local(const struct ql_arch *a, float *out)
+{
+	for (uint32_t i = 0; i < a->head_dim / 2; i++)
+		out[i] = base_freq(a, a->rope_theta_local, i);
+}
+
+float ql_arch_embed_scale(const struct ql_arch *a, enum ql_dtype stored)
+{
+	float s = a->scaled_embeddings ? (float)sqrt((double)a->hidden_size) : 1.0f;
+
+	if (stored == QL_BF16)
+		return ql_f32_of_bf16(ql_bf16_of_f32(s));
+	return stored == QL_F16 ? ql_f32_of_f16(ql_f16_of_f32(s)) : s;
 }

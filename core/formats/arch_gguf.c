@@ -10,17 +10,25 @@
 #include "core/formats/arch_priv.h"
 #include "core/formats/gguf.h"
 
-/* Keys (after "A.") that are read below or that do not touch the maths. */
-static const char *const known_keys[] = {
-	"block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size", "attention.head_count",
-	"attention.head_count_kv", "attention.key_length", "attention.value_length", "attention.layer_norm_rms_epsilon",
-	"attention.sliding_window", "rope.dimension_count", "rope.freq_base", "rope.scaling.type", "rope.scaling.factor",
-	"rope.scaling.original_context_length", "rope.scaling.finetuned", "rope.scale_linear", "tensor_data_layout",
-	"attention.causal", "expert_count", "expert_used_count", NULL};
+/* Keys (after "A.") that are read below or that do not touch the maths; those with flags only in such families. */
+static const struct {
+	const char *name;
+	unsigned flags;
+} known_keys[] = {
+	{"block_count", 0}, {"context_length", 0}, {"embedding_length", 0}, {"feed_forward_length", 0}, {"vocab_size", 0},
+	{"attention.head_count", 0}, {"attention.head_count_kv", 0}, {"attention.key_length", 0}, {"attention.value_length", 0},
+	{"attention.layer_norm_rms_epsilon", 0}, {"attention.sliding_window", 0}, {"rope.dimension_count", 0},
+	{"rope.freq_base", 0}, {"rope.scaling.type", 0}, {"rope.scaling.factor", 0}, {"rope.scaling.original_context_length", 0},
+	{"rope.scaling.finetuned", 0}, {"rope.scale_linear", 0}, {"tensor_data_layout", 0}, {"attention.causal", 0},
+	{"expert_count", 0}, {"expert_used_count", 0}, {"attn_logit_softcapping", QL_AF_SOFTCAPS},
+	{"final_logit_softcapping", QL_AF_SOFTCAPS}, {"rope.freq_base_swa", QL_AF_LOCAL_ROPE},
+	{"attention.sliding_window_pattern", QL_AF_GEMMA}, {"rope.scaling.attn_factor", QL_AF_FUSED},
+};
 
 struct reader {
 	const struct ql_gguf *g;
 	const char *arch;
+	const struct ql_arch_family *family;
 	struct ql_err *e;
 };
 
@@ -90,7 +98,7 @@ static int find_family(const struct ql_gguf *g, const struct ql_arch_family **f,
 
 static int check_keys(const struct reader *r)
 {
-	size_t len = strlen(r->arch);
+	size_t len = strlen(r->arch), n = sizeof known_keys / sizeof known_keys[0];
 
 	for (size_t i = 0; i < ql_gguf_kv_count(r->g); i++) {
 		const char *key = ql_gguf_kv_at(r->g, i)->key;
@@ -98,9 +106,10 @@ static int check_keys(const struct reader *r)
 
 		if (strncmp(key, r->arch, len) != 0 || key[len] != '.')
 			continue;
-		while (known_keys[k] != NULL && strcmp(known_keys[k], key + len + 1) != 0)
+		while (k < n && (strcmp(known_keys[k].name, key + len + 1) != 0 ||
+				 (known_keys[k].flags != 0 && (known_keys[k].flags & r->family->flags) == 0)))
 			k++;
-		if (known_keys[k] == NULL)
+		if (k == n)
 			return ql_err_param(r->e, QL_EUNSUPPORTED, key, "GGUF: key %.200s is not supported", key);
 	}
 	return QL_OK;
@@ -112,7 +121,7 @@ static int read_sizes(const struct reader *r, struct ql_arch *a)
 	int rc = get_u32(r, "block_count", true, &a->num_hidden_layers);
 
 	if (rc == QL_OK)
-		rc = get_u32(r, "context_length", true, &a->max_position_declared);
+		rc = get_u32(r, "context_length", true, &a->max_position_embeddings);
 	if (rc == QL_OK)
 		rc = get_u32(r, "embedding_length", true, &a->hidden_size);
 	if (rc == QL_OK)
@@ -149,14 +158,35 @@ static int read_sizes(const struct reader *r, struct ql_arch *a)
 	return QL_OK;
 }
 
-/* Usable context: see arch.h. */
-static int read_context(const struct reader *r, struct ql_arch *a)
+/* Windows; and what llama.cpp derives instead of storing: the layers without rotary embedding are every fourth of smollm3,
+ * and gemma's scores are scaled by head_dim^-1/2 except in the 27B sizes (46 and 62 layers), by (hidden / heads)^-1/2. */
+static int read_layers(const struct reader *r, struct ql_arch *a)
 {
-	int rc = get_u32(r, "attention.sliding_window", false, &a->sliding_window);
+	const struct ql_arch_family *f = r->family;
+	bool big = a->num_hidden_layers == (f->flags & QL_AF_SOFTCAPS ? 46 : 62);
+	struct ql_arch_family pattern = *f;
+	float attn = 0, final = 0;
+	int rc;
 
-	a->max_position_embeddings = a->max_position_declared;
-	if (rc == QL_OK && a->sliding_window != 0 && a->sliding_window < a->max_position_embeddings)
-		a->max_position_embeddings = a->sliding_window;
+	a->sliding_window = f->flags & QL_AF_GEMMA ? f->default_window : 0;
+	rc = get_u32(r, "attention.sliding_window", false, &a->sliding_window);
+	if (rc == QL_OK && f->flags & QL_AF_GEMMA)
+		rc = get_u32(r, "attention.sliding_window_pattern", false, &pattern.pattern);
+	ql_arch_set_pattern(a, &pattern);
+	for (uint32_t l = 3; f->flags & QL_AF_NOPE && l < a->num_hidden_layers && l < QL_LAYERS_MAX; l += 4)
+		a->layer[l] |= QL_LAYER_NOPE;
+	a->attn_scale = f->flags & QL_AF_GEMMA && big ? sqrt((double)a->num_attention_heads / a->hidden_size)
+						      : 1 / sqrt((double)a->head_dim);
+	if (f->flags & QL_AF_SOFTCAPS) {
+		attn = 50;
+		final = 30;
+		if (rc == QL_OK)
+			rc = get_f32(r, "attn_logit_softcapping", false, &attn);
+		if (rc == QL_OK)
+			rc = get_f32(r, "final_logit_softcapping", false, &final);
+	}
+	a->attn_softcap = (double)attn;
+	a->logit_softcap = (double)final;
 	return rc;
 }
 
@@ -184,7 +214,7 @@ static int read_rope_freqs(const struct reader *r, struct ql_arch *a)
 static int read_rope(const struct reader *r, struct ql_arch *a)
 {
 	struct ql_gguf_str type = {"none", 4};
-	float base = 10000, factor = 1;
+	float base = 10000, factor = 1, local = 10000, attn_factor = 1;
 	char key[96];
 	int rc = get_f32(r, "rope.freq_base", false, &base);
 
@@ -195,9 +225,17 @@ static int read_rope(const struct reader *r, struct ql_arch *a)
 		rc = get_f32(r, "rope.scale_linear", false, &factor);
 	if (rc == QL_OK)
 		rc = get_f32(r, "rope.scaling.factor", false, &factor);
+	if (rc == QL_OK)
+		rc = get_f32(r, "rope.freq_base_swa", false, &local);
+	if (rc == QL_OK)
+		rc = get_f32(r, "rope.scaling.attn_factor", false, &attn_factor);
 	if (rc != QL_OK)
 		return rc;
+	if (attn_factor < 1 || attn_factor > 1)
+		return ql_err_param(r->e, QL_EUNSUPPORTED, "rope.scaling.attn_factor",
+				    "GGUF: rope scaling with attention factor %g is not supported", (double)attn_factor);
 	a->rope_theta = (double)base;
+	a->rope_theta_local = r->family->flags & QL_AF_LOCAL_ROPE ? (double)local : 0;
 	if (type.len == 6 && memcmp(type.s, "linear", 6) == 0) {
 		a->rope.kind = QL_ROPE_LINEAR;
 		a->rope.factor = (double)factor;
@@ -272,7 +310,7 @@ static int check_neutral(const struct reader *r)
 int ql_arch_from_gguf(struct ql_arch *a, const struct ql_gguf *g, struct ql_err *e)
 {
 	const struct ql_arch_family *f = NULL;
-	struct reader r = {g, NULL, e};
+	struct reader r = {g, NULL, NULL, e};
 	uint32_t parts = 1;
 	int rc;
 
@@ -286,12 +324,13 @@ int ql_arch_from_gguf(struct ql_arch *a, const struct ql_gguf *g, struct ql_err 
 		return ql_err_param(e, QL_EUNSUPPORTED, "split.count", "GGUF: files split into parts are not supported; join "
 				    "the %u parts first", parts);
 	r.arch = f->family;
+	r.family = f;
 	ql_arch_set_family(a, f);
 	rc = check_neutral(&r);
 	if (rc == QL_OK)
 		rc = read_sizes(&r, a);
 	if (rc == QL_OK)
-		rc = read_context(&r, a);
+		rc = read_layers(&r, a);
 	if (rc == QL_OK)
 		rc = get_f32(&r, "attention.layer_norm_rms_epsilon", true, &a->rms_norm_eps);
 	if (rc == QL_OK)

@@ -4,7 +4,8 @@
  * ".lora_A.default.weight".  Effect of a pair: W' = W + scale·B·A with scale = alpha/r, or alpha/√r with rsLoRA, r and alpha
  * per module where rank_pattern / alpha_pattern say so.  Reading honours target_modules (list, regular expression,
  * "all-linear"), exclude_modules, layers_to_transform, and refuses by name every key whose effect we do not have (DoRA,
- * biases, modules_to_save, …).  Source: peft, tuners/lora/config.py, utils/save_and_load.py. */
+ * biases, modules_to_save, …).  Modules that files fuse (phi3's qkv_proj, gate_up_proj) are pairs of their parts here and one
+ * pair in the directory: peft_whole.h.  Source: peft, tuners/lora/config.py, utils/save_and_load.py. */
 #ifndef QL_FORMATS_PEFT_H
 #define QL_FORMATS_PEFT_H
 

@@ -117,7 +117,7 @@ static int read_pattern(const json_t *cfg, const char *key, bool integers, const
 		return ql_err_param(e, QL_EFORMAT, key, "adapter_config.json: '%s' is not an object", key);
 	json_object_foreach((json_t *)(uintptr_t)v, name, item) {
 		bool ok = integers ? json_is_integer(item) && json_integer_value(item) >= 1 &&
-					     json_integer_value(item) <= QL_LORA_RANK_MAX
+					     json_integer_value(item) <= 3 * QL_LORA_RANK_MAX /* of fused modules */
 				   : json_is_number(item) && json_number_value(item) > 0 && json_number_value(item) <= 1e6;
 
 		if (!ok || strlen(name) > QL_PEFT_REGEX_MAX)

@@ -9,6 +9,7 @@
 #include "core/base/io.h"
 #include "core/base/limits.h"
 #include "core/formats/peft_config.h"
+#include "core/formats/peft_whole.h"
 #include "core/formats/safetensors.h"
 
 int ql_adapter_file_init(struct ql_adapter_file *f, const struct ql_arch *arch, uint32_t rank, double alpha, bool rslora,
@@ -92,22 +93,25 @@ static int widen(const struct ql_st_tensor *t, float *dst, struct ql_err *e)
 }
 
 struct found {
+	struct ql_arch_tensor tensor; /* of the first part */
 	const struct ql_st_tensor *a, *b;
+	uint32_t rank;
+	double alpha;
 };
 
-/* Looks for one module's pair, checks it against config and model, adds its elements to *total. */
-static int find_pair(const struct ql_st *st, const struct ql_peft_config *c, const struct ql_arch *arch, uint32_t layer,
-		     int module, struct found *out, struct ql_adapter_pair *p, size_t *total, struct ql_err *e)
+/* Looks for the pair of one module of files, checks it against config and model, adds its elements to *total. */
+static int find_pair(const struct ql_st *st, const struct ql_peft_config *c, const struct ql_arch *arch, struct found *out,
+		     size_t *total, struct ql_err *e)
 {
+	const struct ql_arch_tensor *t = &out->tensor;
 	char path[QL_PEFT_MODULE_MAX];
-	uint32_t rows, cols;
 	bool wanted = false;
 	int rc;
 
-	ql_peft_module_path(layer, module, path);
+	ql_adapter_file_path(arch, (uint32_t)t->layer, t->module, path);
 	out->a = find_half(st, path, 'A');
 	out->b = find_half(st, path, 'B');
-	rc = ql_peft_config_targets(c, path, layer, &wanted, e);
+	rc = ql_peft_config_targets(c, path, (uint32_t)t->layer, &wanted, e);
 	if (rc != QL_OK)
 		return rc;
 	if (!wanted)
@@ -116,13 +120,14 @@ static int find_pair(const struct ql_st *st, const struct ql_peft_config *c, con
 			       : ql_err_param(e, QL_EMISMATCH, path, "the file holds an adapter for %s, the config does not", path);
 	if (out->a == NULL || out->b == NULL)
 		return ql_err_param(e, QL_ENOTFOUND, path, "%s of %s is missing", out->a == NULL ? "lora_A" : "lora_B", path);
-	rc = ql_peft_config_scale(c, path, &p->rank, &p->alpha, e);
-	if (rc != QL_OK)
-		return rc;
-	ql_arch_module_shape(arch, module, &rows, &cols);
-	rc = check_half(out->a, p->rank, cols, e);
+	rc = ql_peft_config_scale(c, path, &out->rank, &out->alpha, e);
+	if (rc == QL_OK && out->rank > t->file_parts * QL_LORA_RANK_MAX)
+		rc = ql_err_param(e, QL_ELIMIT, "rank_pattern", "%s: rank %u is above %u", path, out->rank,
+				  t->file_parts * QL_LORA_RANK_MAX);
 	if (rc == QL_OK)
-		rc = check_half(out->b, rows, p->rank, e);
+		rc = check_half(out->a, out->rank, t->cols, e);
+	if (rc == QL_OK)
+		rc = check_half(out->b, t->file_rows, out->rank, e);
 	*total += rc == QL_OK ? (size_t)(out->a->n + out->b->n) : 0; /* ≤ file size / 2 each: cannot overflow */
 	return rc;
 }
@@ -142,7 +147,7 @@ static int check_targets(const struct ql_peft_config *c, const struct ql_arch *a
 				char path[QL_PEFT_MODULE_MAX];
 				size_t n = strlen(name), len;
 
-				ql_peft_module_path(layer, m, path);
+				ql_adapter_file_path(arch, layer, m, path);
 				len = strlen(path);
 				used = n <= len && strcmp(path + len - n, name) == 0 && (n == len || path[len - n - 1] == '.');
 			}
@@ -153,17 +158,62 @@ static int check_targets(const struct ql_peft_config *c, const struct ql_arch *a
 	return QL_OK;
 }
 
+/* Alpha of a part of rank r that has the whole's scale. */
+static double part_alpha(const struct ql_adapter_file *f, const struct found *w, uint32_t r)
+{
+	double alpha = w->alpha * (f->rslora ? sqrt((double)r / w->rank) : (double)r / w->rank);
+
+	return fabs(alpha - f->alpha) <= 1e-9 * f->alpha ? f->alpha : alpha;
+}
+
+/* Points the pairs of the parts at A [rank, cols] and B [file_rows, rank]; where B is made of blocks, moves them together. */
+static int split(struct ql_adapter_file *f, const struct ql_st *st, const struct found *w, const struct ql_arch *arch,
+		 const float *a, float *b, struct ql_err *e)
+{
+	const struct ql_arch_tensor *t = &w->tensor;
+	uint32_t rows[QL_ADAPTER_PARTS_MAX], ranks[QL_ADAPTER_PARTS_MAX], cols, first = 0;
+	bool blocks = t->file_parts > 1 && ql_adapter_ranks_of(ql_st_metadata(st, w->b->name), t->file_parts, w->rank, ranks);
+	float *src = b;
+
+	for (uint32_t p = 0; p < t->file_parts; p++)
+		ql_arch_module_shape(arch, t->module + (int)p, &rows[p], &cols);
+	blocks = blocks && ql_adapter_is_blocks(b, w->rank, t->file_parts, rows, ranks);
+	for (uint32_t p = 0; p < t->file_parts; p++) {
+		uint32_t r = blocks ? ranks[p] : w->rank;
+
+		for (uint32_t i = 0; blocks && i < rows[p]; i++) /* b never overtakes src */
+			memmove(b + (size_t)i * r, src + (size_t)i * w->rank + first, r * sizeof *b);
+		if (r > QL_LORA_RANK_MAX)
+			return ql_err_param(e, QL_ELIMIT, "rank_pattern", "tensor %.200s: rank %u is above %d", w->a->name, r,
+					    QL_LORA_RANK_MAX);
+		if (r > 0) {
+			ql_adapter_file_set(f, (uint32_t)t->layer, t->module + (int)p, a + (size_t)first * t->cols, b);
+			f->pairs[(size_t)t->layer * QL_MODULES + (size_t)t->module + p].rank = r;
+			f->pairs[(size_t)t->layer * QL_MODULES + (size_t)t->module + p].alpha =
+				blocks ? part_alpha(f, w, r) : w->alpha;
+		}
+		b += (size_t)rows[p] * r;
+		src += (size_t)rows[p] * w->rank;
+		first += blocks ? r : 0;
+	}
+	return QL_OK;
+}
+
 static int read_pairs(struct ql_adapter_file *f, const struct ql_st *st, const struct ql_peft_config *c,
 		      const struct ql_arch *arch, struct ql_err *e)
 {
-	size_t n = (size_t)f->n_layers * QL_MODULES, total = 0, used = 0, bytes;
-	struct found *found = calloc(n, sizeof *found);
+	size_t n = 0, total = 0, used = 0, bytes;
+	struct found *found = calloc((size_t)f->n_layers * QL_MODULES + 1, sizeof *found); /* one is in the making */
 	float *at;
 	int rc = found == NULL ? ql_err_set(e, QL_ENOMEM, "no memory for an adapter") : QL_OK;
 
-	for (size_t i = 0; rc == QL_OK && i < n; i++) {
-		rc = find_pair(st, c, arch, (uint32_t)(i / QL_MODULES), (int)(i % QL_MODULES), &found[i], &f->pairs[i], &total, e);
-		used += found[i].a != NULL ? 2 : 0;
+	for (size_t i = 0; rc == QL_OK && i < ql_arch_tensor_count(arch); i++) {
+		ql_arch_tensor_at(arch, i, &found[n].tensor);
+		if (found[n].tensor.module < 0 || found[n].tensor.n_dims != 2 || found[n].tensor.file_part > 0)
+			continue;
+		rc = find_pair(st, c, arch, &found[n], &total, e);
+		used += found[n].a != NULL ? 2 : 0;
+		n += found[n].a != NULL ? 1 : 0;
 	}
 	if (rc == QL_OK && used != ql_st_count(st))
 		rc = ql_err_set(e, QL_EMISMATCH, "%zu tensors belong to no module of the model",
@@ -174,16 +224,14 @@ static int read_pairs(struct ql_adapter_file *f, const struct ql_st *st, const s
 		rc = ql_err_set(e, QL_ENOMEM, "no memory for an adapter of %zu numbers", total);
 	at = f->storage;
 	for (size_t i = 0; rc == QL_OK && i < n; i++) {
-		if (found[i].a == NULL)
-			continue;
-		f->pairs[i].a = at;
-		rc = widen(found[i].a, at, e);
-		at += found[i].a->n;
-		f->pairs[i].b = at;
+		float *a = at, *b = a + found[i].a->n;
+
+		at = b + found[i].b->n;
+		rc = widen(found[i].a, a, e);
 		if (rc == QL_OK)
-			rc = widen(found[i].b, at, e);
-		at += found[i].b->n;
-		f->modules |= 1u << (i % QL_MODULES);
+			rc = widen(found[i].b, b, e);
+		if (rc == QL_OK)
+			rc = split(f, st, &found[i], arch, a, b, e);
 	}
 	free(found);
 	return rc;

@@ -12,6 +12,7 @@
 #include "core/base/json.h"
 #include "core/base/utf8.h"
 #include "core/formats/peft_config.h"
+#include "core/formats/peft_whole.h"
 #include "core/formats/safetensors.h"
 
 #define CHUNK 4096 /* elements converted at once */
@@ -30,43 +31,42 @@ static double config_alpha(const struct ql_adapter_file *f, bool bake)
 	return bake && f->rslora ? f->alpha * sqrt((double)f->rank) : f->alpha;
 }
 
-static int fill_patterns(const struct ql_adapter_file *f, json_t *ranks, json_t *alphas, bool bake)
+static int fill_patterns(const struct ql_adapter_file *f, const struct ql_adapter_wholes *w, json_t *ranks, json_t *alphas,
+			 const struct ql_arch *arch, bool bake)
 {
 	int bad = 0;
 
-	for (size_t i = 0; i < (size_t)f->n_layers * QL_MODULES; i++) {
-		const struct ql_adapter_pair *p = &f->pairs[i];
+	for (size_t i = 0; i < w->n; i++) {
+		const struct ql_adapter_whole *h = &w->v[i];
 		char path[QL_PEFT_MODULE_MAX];
 
-		if (p->a == NULL)
-			continue;
-		ql_peft_module_path((uint32_t)(i / QL_MODULES), (int)(i % QL_MODULES), path);
-		if (p->rank != f->rank)
-			bad |= json_object_set_new(ranks, path, json_integer(p->rank));
-		if (!bake && !same(p->alpha, f->alpha))
-			bad |= json_object_set_new(alphas, path, number(p->alpha));
+		ql_adapter_file_path(arch, (uint32_t)h->tensor.layer, h->tensor.module, path);
+		if (h->rank != f->rank)
+			bad |= json_object_set_new(ranks, path, json_integer(h->rank));
+		if (!bake && !same(h->alpha, f->alpha))
+			bad |= json_object_set_new(alphas, path, number(h->alpha));
 	}
 	return bad;
 }
 
 /* target_modules: plain suffixes when a module is on all layers or none; else full names of what there is. */
-static json_t *target_list(const struct ql_adapter_file *f)
+static json_t *target_list(const struct ql_adapter_file *f, const struct ql_adapter_wholes *w, const struct ql_arch *arch)
 {
 	json_t *list = json_array();
 
 	for (int m = 0; list != NULL && m < QL_MODULES; m++) {
 		uint32_t n = 0;
 
-		for (uint32_t l = 0; l < f->n_layers; l++)
-			n += f->pairs[(size_t)l * QL_MODULES + (size_t)m].a != NULL;
-		if (n == f->n_layers && json_array_append_new(list, json_string(ql_module_name(m))) != 0)
+		for (size_t i = 0; i < w->n; i++)
+			n += w->v[i].tensor.module == m;
+		if (n == f->n_layers && json_array_append_new(list, json_string(ql_arch_file_module(arch, m))) != 0)
 			goto fail;
-		for (uint32_t l = 0; n != f->n_layers && l < f->n_layers; l++) {
+		for (size_t i = 0; n != f->n_layers && i < w->n; i++) {
 			char path[QL_PEFT_MODULE_MAX];
 
-			if (f->pairs[(size_t)l * QL_MODULES + (size_t)m].a == NULL)
+			if (w->v[i].tensor.module != m)
 				continue;
-			ql_peft_module_path(l, m, path);
+			ql_adapter_file_path(arch, (uint32_t)w->v[i].tensor.layer, m, path);
 			if (json_array_append_new(list, json_string(path)) != 0)
 				goto fail;
 		}
@@ -77,12 +77,13 @@ fail:
 	return NULL;
 }
 
-static json_t *make_config(const struct ql_adapter_file *f, const struct ql_adapter_write_opts *o)
+static json_t *make_config(const struct ql_adapter_file *f, const struct ql_adapter_wholes *w, const struct ql_arch *arch,
+			   const struct ql_adapter_write_opts *o)
 {
-	json_t *ranks = json_object(), *alphas = json_object(), *targets = target_list(f), *cfg = NULL;
+	json_t *ranks = json_object(), *alphas = json_object(), *targets = target_list(f, w, arch), *cfg = NULL;
 	double alpha = config_alpha(f, o->bake);
 
-	if (ranks == NULL || alphas == NULL || targets == NULL || fill_patterns(f, ranks, alphas, o->bake) != 0) {
+	if (ranks == NULL || alphas == NULL || targets == NULL || fill_patterns(f, w, ranks, alphas, arch, o->bake) != 0) {
 		json_decref(ranks);
 		json_decref(alphas);
 		json_decref(targets);
@@ -97,10 +98,11 @@ static json_t *make_config(const struct ql_adapter_file *f, const struct ql_adap
 	return cfg;
 }
 
-static int write_config(const struct ql_adapter_file *f, int dirfd, const struct ql_adapter_write_opts *o, struct ql_err *e)
+static int write_config(const struct ql_adapter_file *f, const struct ql_adapter_wholes *w, const struct ql_arch *arch, int dirfd,
+			const struct ql_adapter_write_opts *o, struct ql_err *e)
 {
-	json_t *cfg = make_config(f, o);
-	char *text = cfg == NULL ? NULL : json_dumps(cfg, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(9));
+	json_t *cfg = make_config(f, w, arch, o);
+	char *text = cfg == NULL ? NULL : json_dumps(cfg, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(15));
 	int rc;
 
 	json_decref(cfg);
@@ -146,71 +148,73 @@ static int write_values(struct ql_st_writer *w, const float *v, uint64_t n, doub
 }
 
 struct plan {
-	struct ql_st_spec *specs; /* A and B of each present pair, in turn */
+	struct ql_st_spec *specs; /* A and B of each whole, in turn */
 	char (*names)[QL_PEFT_MODULE_MAX + 40];
-	size_t *pair; /* pair of specs[2i], specs[2i + 1] */
-	size_t n;     /* pairs */
+	char (*ranks)[16];  /* of the parts of fused ones, noted with B, so that reading restores them */
+	const char **notes; /* [2n] */
 };
 
 static void free_plan(struct plan *p)
 {
 	free(p->specs);
 	free(p->names);
-	free(p->pair);
+	free(p->ranks);
+	free(p->notes);
 }
 
-static int make_plan(struct plan *p, const struct ql_adapter_file *f, const struct ql_arch *arch, enum ql_dtype dtype,
+static int make_plan(struct plan *p, const struct ql_adapter_wholes *w, const struct ql_arch *arch, enum ql_dtype dtype,
 		     struct ql_err *e)
 {
-	size_t n = (size_t)f->n_layers * QL_MODULES;
-
-	p->specs = calloc(2 * n, sizeof *p->specs);
-	p->names = calloc(2 * n, sizeof *p->names);
-	p->pair = calloc(n, sizeof *p->pair);
-	if (p->specs == NULL || p->names == NULL || p->pair == NULL)
+	p->specs = calloc(2 * w->n, sizeof *p->specs);
+	p->names = calloc(2 * w->n, sizeof *p->names);
+	p->ranks = calloc(w->n, sizeof *p->ranks);
+	p->notes = calloc(2 * w->n, sizeof *p->notes);
+	if (p->specs == NULL || p->names == NULL || p->ranks == NULL || p->notes == NULL)
 		return ql_err_set(e, QL_ENOMEM, "no memory to write an adapter");
-	for (size_t i = 0; i < n; i++) {
-		const struct ql_adapter_pair *q = &f->pairs[i];
-		struct ql_st_spec *s = &p->specs[2 * p->n];
+	for (size_t i = 0; i < w->n; i++) {
+		const struct ql_adapter_whole *h = &w->v[i];
 		char path[QL_PEFT_MODULE_MAX];
-		uint32_t rows, cols;
 
-		if (q->a == NULL)
-			continue;
-		ql_arch_module_shape(arch, (int)(i % QL_MODULES), &rows, &cols);
-		ql_peft_module_path((uint32_t)(i / QL_MODULES), (int)(i % QL_MODULES), path);
-		for (int h = 0; h < 2; h++) {
-			char *name = p->names[2 * p->n + (size_t)h];
+		ql_adapter_file_path(arch, (uint32_t)h->tensor.layer, h->tensor.module, path);
+		for (int half = 0; half < 2; half++) {
+			char *name = p->names[2 * i + (size_t)half];
 
-			(void)snprintf(name, sizeof *p->names, "base_model.model.%s.lora_%c.weight", path, h == 0 ? 'A' : 'B');
-			s[h] = (struct ql_st_spec){name, dtype, 2, {h == 0 ? q->rank : rows, h == 0 ? cols : q->rank}};
+			(void)snprintf(name, sizeof *p->names, "base_model.model.%s.lora_%c.weight", path, half == 0 ? 'A' : 'B');
+			p->specs[2 * i + (size_t)half] = (struct ql_st_spec){
+				name, dtype, 2, {half == 0 ? h->rank : h->tensor.file_rows, half == 0 ? h->tensor.cols : h->rank}};
 		}
-		p->pair[p->n++] = i;
+		if (h->parts == 1)
+			continue;
+		(void)snprintf(p->ranks[i], sizeof *p->ranks, h->parts == 2 ? "%u,%u" : "%u,%u,%u", h->ranks[0], h->ranks[1],
+			       h->ranks[2]);
+		p->notes[2 * i + 1] = p->ranks[i];
 	}
-	return p->n > 0 ? QL_OK : ql_err_set(e, QL_EINVAL, "the adapter has no tensors");
+	return QL_OK;
 }
 
-/* What B is multiplied with so that alpha'/r_pair is the right scale. */
-static double bake_factor(const struct ql_adapter_file *f, const struct ql_adapter_pair *p, bool bake)
+/* What B is multiplied with so that alpha'/r_whole is the right scale. */
+static double bake_factor(const struct ql_adapter_file *f, const struct ql_adapter_whole *h, bool bake)
 {
-	return bake ? ql_adapter_pair_scale(f, p) / (config_alpha(f, true) / (double)p->rank) : 1;
+	struct ql_adapter_pair p = {.rank = h->rank, .alpha = h->alpha};
+
+	return bake ? ql_adapter_pair_scale(f, &p) / (config_alpha(f, true) / (double)h->rank) : 1;
 }
 
-static int write_tensors(const struct ql_adapter_file *f, const struct ql_arch *arch, int dirfd,
-			 const struct ql_adapter_write_opts *o, struct ql_err *e)
+static int write_tensors(const struct ql_adapter_file *f, const struct ql_adapter_wholes *wholes, const struct ql_arch *arch,
+			 int dirfd, const struct ql_adapter_write_opts *o, struct ql_err *e)
 {
 	struct ql_st_writer *w = NULL;
 	struct plan p = {0};
-	size_t i;
-	int rc = make_plan(&p, f, arch, o->dtype, e);
+	size_t i, n = 2 * wholes->n;
+	int rc = make_plan(&p, wholes, arch, o->dtype, e);
 
 	if (rc == QL_OK)
-		rc = ql_st_write_begin(&w, dirfd, "adapter_model.safetensors", p.specs, 2 * p.n, e);
-	while (rc == QL_OK && (i = ql_st_write_next(w)) < 2 * p.n) {
-		const struct ql_adapter_pair *q = &f->pairs[p.pair[i / 2]];
-		double factor = i % 2 == 0 ? 1 : bake_factor(f, q, o->bake);
+		rc = ql_st_write_begin_notes(&w, dirfd, "adapter_model.safetensors", p.specs, p.notes, n, e);
+	while (rc == QL_OK && (i = ql_st_write_next(w)) < n) {
+		const struct ql_adapter_whole *h = &wholes->v[i / 2];
+		double factor = i % 2 == 0 ? 1 : bake_factor(f, h, o->bake);
 
-		rc = write_values(w, i % 2 == 0 ? q->a : q->b, p.specs[i].shape[0] * p.specs[i].shape[1],
+		rc = write_values(w, i % 2 == 0 ? h->a : h->b, p.specs[i].shape[0] * p.specs[i].shape[1],
 				  fabs(factor - 1) < 1e-12 ? 1 : factor, o->dtype, p.specs[i].name, e);
 	}
 	if (rc == QL_OK)
@@ -224,6 +228,7 @@ static int write_tensors(const struct ql_adapter_file *f, const struct ql_arch *
 int ql_adapter_write(const struct ql_adapter_file *f, const struct ql_arch *arch, int dirfd,
 		     const struct ql_adapter_write_opts *o, struct ql_err *e)
 {
+	struct ql_adapter_wholes w;
 	int rc;
 
 	if (o->dtype != QL_F32 && o->dtype != QL_F16 && o->dtype != QL_BF16)
@@ -232,6 +237,11 @@ int ql_adapter_write(const struct ql_adapter_file *f, const struct ql_arch *arch
 		return ql_err_param(e, QL_EINVAL, "base_model_name_or_path", "an adapter needs the name of its base model");
 	if (f->n_layers != arch->num_hidden_layers)
 		return ql_err_set(e, QL_EMISMATCH, "the adapter has %u layers, the model %u", f->n_layers, arch->num_hidden_layers);
-	rc = write_tensors(f, arch, dirfd, o, e);
-	return rc == QL_OK ? write_config(f, dirfd, o, e) : rc;
+	rc = ql_adapter_wholes_make(&w, f, arch, e);
+	if (rc == QL_OK)
+		rc = write_tensors(f, &w, arch, dirfd, o, e);
+	if (rc == QL_OK)
+		rc = write_config(f, &w, arch, dirfd, o, e);
+	ql_adapter_wholes_free(&w);
+	return rc;
 }

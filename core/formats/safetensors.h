@@ -63,6 +63,9 @@ struct ql_st_spec {
 struct ql_st_writer;
 int ql_st_write_begin(struct ql_st_writer **w, int dirfd, const char *file, const struct ql_st_spec *specs, size_t n,
 		      struct ql_err *e);
+/* The same with notes: notes[i] (or NULL) goes into __metadata__ under the name of specs[i]. */
+int ql_st_write_begin_notes(struct ql_st_writer **w, int dirfd, const char *file, const struct ql_st_spec *specs,
+			    const char *const *notes, size_t n, struct ql_err *e);
 size_t ql_st_write_next(const struct ql_st_writer *w);
 int ql_st_write_data(struct ql_st_writer *w, const void *data, size_t len, struct ql_err *e);
 int ql_st_write_commit(struct ql_st_writer *w, struct ql_err *e);

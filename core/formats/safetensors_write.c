@@ -78,11 +78,30 @@ static int sort_slots(struct ql_st_writer *w, struct ql_err *e)
 	return QL_OK;
 }
 
+/* __metadata__: the format, and the notes by name. */
+static int add_metadata(const struct ql_st_writer *w, const char *const *notes, struct ql_buf *b)
+{
+	json_t *m = json_pack("{s:s}", "format", "pt");
+	bool bad = m == NULL;
+	char *text;
+	int rc;
+
+	for (size_t i = 0; !bad && notes != NULL && i < w->n; i++)
+		if (notes[w->slots[i].spec] != NULL)
+			bad = json_object_set_new(m, w->slots[i].name, json_string(notes[w->slots[i].spec])) != 0;
+	text = bad ? NULL : ql_json_text(m);
+	rc = text == NULL ? QL_ENOMEM : ql_buf_addf(b, "{\"__metadata__\":%s", text);
+	json_decref(m);
+	free(text);
+	return rc;
+}
+
 /* The header's JSON text, without padding. */
-static int make_header(const struct ql_st_writer *w, const struct ql_st_spec *specs, struct ql_buf *b, struct ql_err *e)
+static int make_header(const struct ql_st_writer *w, const struct ql_st_spec *specs, const char *const *notes, struct ql_buf *b,
+		       struct ql_err *e)
 {
 	uint64_t at = 0;
-	int rc = ql_buf_adds(b, "{\"__metadata__\":{\"format\":\"pt\"}");
+	int rc = add_metadata(w, notes, b);
 
 	for (size_t i = 0; rc == QL_OK && i < w->n; i++) {
 		const struct slot *s = &w->slots[i];
@@ -135,6 +154,12 @@ static void settle(struct ql_st_writer *w)
 int ql_st_write_begin(struct ql_st_writer **out, int dirfd, const char *file, const struct ql_st_spec *specs, size_t n,
 		      struct ql_err *e)
 {
+	return ql_st_write_begin_notes(out, dirfd, file, specs, NULL, n, e);
+}
+
+int ql_st_write_begin_notes(struct ql_st_writer **out, int dirfd, const char *file, const struct ql_st_spec *specs,
+			    const char *const *notes, size_t n, struct ql_err *e)
+{
 	struct ql_st_writer *w = NULL;
 	struct ql_buf header = {0};
 	uint8_t len[8];
@@ -158,7 +183,7 @@ int ql_st_write_begin(struct ql_st_writer **out, int dirfd, const char *file, co
 		goto cleanup;
 	rc = sort_slots(w, e);
 	if (rc == QL_OK)
-		rc = make_header(w, specs, &header, e);
+		rc = make_header(w, specs, notes, &header, e);
 	if (rc == QL_OK)
 		rc = ql_io_begin(&w->file, dirfd, file, e);
 	if (rc != QL_OK)

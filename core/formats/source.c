@@ -34,6 +34,22 @@ int ql_source_make_table(struct ql_source *s, struct ql_err *e)
 	return QL_OK;
 }
 
+void ql_source_bind(struct ql_source *s, size_t i, enum ql_dtype dtype, const void *data)
+{
+	struct ql_arch_tensor a;
+
+	ql_arch_tensor_at(&s->arch, i, &a);
+	for (uint32_t p = 0; p < a.file_parts; p++) {
+		struct ql_source_tensor *t = &s->tensors[i + p];
+		size_t row = ql_dtype_bytes(dtype, t->cols);
+
+		t->dtype = dtype;
+		t->data = data;
+		t->bytes = (size_t)t->rows * row;
+		data = (const char *)data + t->bytes;
+	}
+}
+
 int ql_source_check_table(const struct ql_source *s, struct ql_err *e)
 {
 	for (size_t i = 0; i < s->n_tensors; i++)

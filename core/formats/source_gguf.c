@@ -6,29 +6,24 @@
 
 static int bind(struct ql_source *s, const struct ql_gguf_tensor *g, struct ql_err *e)
 {
-	size_t i = ql_arch_tensor_index_gguf(&s->arch, g->name);
+	size_t i = ql_arch_file_index_gguf(&s->arch, g->name);
 	struct ql_arch_tensor a;
-	struct ql_source_tensor *t;
 
 	if (i == SIZE_MAX)
 		return strcmp(g->name, "rope_freqs.weight") == 0
 			       ? QL_OK /* read with the metadata, arch_gguf.c */
 			       : ql_err_param(e, QL_EUNSUPPORTED, g->name, "tensor %s is not part of a %s model", g->name,
 					      s->arch.family);
-	t = &s->tensors[i];
-	if (g->n_dims != t->n_dims || g->ne[0] != t->cols || g->ne[1] != t->rows)
-		return ql_err_param(e, QL_ESHAPE, g->name, "tensor %s is {%llu, %llu}, the metadata wants {%llu, %llu}", g->name,
-				    (unsigned long long)g->ne[0], (unsigned long long)g->ne[1], (unsigned long long)t->cols,
-				    (unsigned long long)t->rows);
+	ql_arch_tensor_at(&s->arch, i, &a);
+	if (g->n_dims != a.n_dims || g->ne[0] != a.cols || g->ne[1] != a.file_rows)
+		return ql_err_param(e, QL_ESHAPE, g->name, "tensor %s is {%llu, %llu}, the metadata wants {%u, %u}", g->name,
+				    (unsigned long long)g->ne[0], (unsigned long long)g->ne[1], a.cols, a.file_rows);
 	if (g->dtype == QL_DTYPE_COUNT || !ql_blk_known(g->dtype))
 		return ql_err_param(e, QL_EUNSUPPORTED, g->name, "tensor %s has the type %s, which is not supported", g->name,
 				    ql_gguf_type_name(g->type_id));
-	ql_arch_tensor_at(&s->arch, i, &a);
-	t->dtype = g->dtype;
-	t->data = g->data;
-	t->bytes = g->bytes;
-	if (a.permute != QL_PERMUTE_NONE && a.n_dims == 2 && strcmp(s->arch.family, "llama") == 0)
-		t->permute_head_dim = s->arch.head_dim;
+	ql_source_bind(s, i, g->dtype, g->data);
+	if (a.permute != QL_PERMUTE_NONE && a.n_dims == 2 && s->arch.permuted)
+		s->tensors[i].permute_head_dim = s->arch.head_dim;
 	return QL_OK;
 }
 

@@ -137,23 +137,21 @@ static bool ignored(const struct ql_source *s, const char *name)
 
 static int bind(struct ql_source *s, const struct ql_st_tensor *f, struct ql_err *e)
 {
-	size_t i = ql_arch_tensor_index_hf(&s->arch, f->name);
-	struct ql_source_tensor *t;
+	size_t i = ql_arch_file_index_hf(&s->arch, f->name);
+	struct ql_arch_tensor a;
 
 	if (i == SIZE_MAX)
 		return ignored(s, f->name) ? QL_OK
 					   : ql_err_param(e, QL_EUNSUPPORTED, f->name,
 							  "tensor %.200s is not part of a %s model", f->name, s->arch.model_type);
-	t = &s->tensors[i];
-	if (f->n_dims != t->n_dims || f->shape[t->n_dims - 1] != t->cols || (t->n_dims == 2 && f->shape[0] != t->rows))
-		return ql_err_param(e, QL_ESHAPE, f->name, "tensor %s: shape does not fit config.json, [%llu, %llu] expected",
-				    f->name, (unsigned long long)t->rows, (unsigned long long)t->cols);
+	ql_arch_tensor_at(&s->arch, i, &a);
+	if (f->n_dims != a.n_dims || f->shape[a.n_dims - 1] != a.cols || (a.n_dims == 2 && f->shape[0] != a.file_rows))
+		return ql_err_param(e, QL_ESHAPE, f->name, "tensor %s: shape does not fit config.json, [%u, %u] expected", f->name,
+				    a.file_rows, a.cols);
 	if (f->dtype != QL_F32 && f->dtype != QL_F16 && f->dtype != QL_BF16)
 		return ql_err_param(e, QL_EUNSUPPORTED, f->name, "tensor %s has the type %s, which is not supported", f->name,
 				    f->dtype_name);
-	t->dtype = f->dtype;
-	t->data = f->data;
-	t->bytes = f->bytes;
+	ql_source_bind(s, i, f->dtype, f->data);
 	return QL_OK;
 }
 

@@ -36,6 +36,8 @@ int ql_source_load_text(struct ql_source *s, struct ql_err *e);
 
 /* After arch is set: makes the tensor table, all entries without data. */
 int ql_source_make_table(struct ql_source *s, struct ql_err *e);
+/* Points tensor i and, where the file's tensor holds several, those that follow it in there, at their rows of data. */
+void ql_source_bind(struct ql_source *s, size_t i, enum ql_dtype dtype, const void *data);
 /* Refuses a table with tensors that were not found. */
 int ql_source_check_table(const struct ql_source *s, struct ql_err *e);
 

@@ -14,11 +14,20 @@ const struct ql_group_info ql_groups[QL_GROUPS] = {
 	[QL_GROUP_DOWN] = {QL_DOWN_PROJ, 1},
 };
 
-/* A 1-D tensor as fp32 on the device. */
-static int load_vector(struct ql_model *m, const char *name, uint64_t n, float **out, struct ql_err *e)
+/* n floats of the host as a new array on the device. */
+static int put_floats(struct ql_model *m, const float *host, size_t n, float **out, struct ql_err *e)
+{
+	int rc = m->dev->ops->alloc(m->dev, QL_MEM_BASE, n * sizeof *host, (void **)out, e);
+
+	if (rc == QL_OK)
+		rc = m->dev->ops->upload(m->dev, m->queue, *out, host, n * sizeof *host, e);
+	return rc == QL_OK ? m->dev->ops->sync(m->dev, m->queue, e) : rc; /* host memory goes away */
+}
+
+/* A norm's weights to host[n], as they are meant. */
+static int read_norm(struct ql_model *m, const char *name, uint64_t n, float *host, struct ql_err *e)
 {
 	struct ql_source_tensor t;
-	float *host = NULL;
 	int rc = ql_source_find(m->source, name, &t, e);
 
 	if (rc != QL_OK)
@@ -26,16 +35,42 @@ static int load_vector(struct ql_model *m, const char *name, uint64_t n, float *
 	if (t.n != n)
 		return ql_err_set(e, QL_ESHAPE, "%s has %llu values, expected %llu", name, (unsigned long long)t.n,
 				  (unsigned long long)n);
-	host = malloc((size_t)n * sizeof *host);
-	if (host == NULL)
-		return ql_err_set(e, QL_ENOMEM, "%s", name);
 	rc = ql_source_read_f32(m->source, &t, 0, t.rows, host, e);
+	for (uint64_t i = 0; rc == QL_OK && m->arch.norm_plus_one && i < n; i++)
+		host[i] += 1;
+	return rc;
+}
+
+/* A norm's weights as fp32 on the device. */
+static int load_norm(struct ql_model *m, const char *name, uint64_t n, float **out, struct ql_err *e)
+{
+	float *host = malloc((size_t)n * sizeof *host);
+	int rc = host == NULL ? ql_err_set(e, QL_ENOMEM, "%s", name) : read_norm(m, name, n, host, e);
+
 	if (rc == QL_OK)
-		rc = m->dev->ops->alloc(m->dev, QL_MEM_BASE, (size_t)n * sizeof *host, (void **)out, e);
+		rc = put_floats(m, host, (size_t)n, out, e);
+	free(host);
+	return rc;
+}
+
+/* The norms of heads, once for each query head and each key head, so that one op serves all. */
+static int load_qk_norm(struct ql_model *m, uint32_t layer, float **out, struct ql_err *e)
+{
+	uint32_t hd = m->arch.head_dim, n = m->d_q + m->d_kv;
+	float *host = malloc((size_t)n * sizeof *host);
+	int rc = host == NULL ? ql_err_set(e, QL_ENOMEM, "norms of heads") : QL_OK;
+
+	for (int k = 0; rc == QL_OK && k < 2; k++) {
+		uint32_t begin = k == 0 ? 0 : m->d_q, end = k == 0 ? m->d_q : n;
+		char name[96];
+
+		(void)snprintf(name, sizeof name, "model.layers.%u.self_attn.%c_norm.weight", layer, k == 0 ? 'q' : 'k');
+		rc = read_norm(m, name, hd, host + begin, e);
+		for (uint32_t c = begin + hd; rc == QL_OK && c < end; c += hd)
+			memcpy(host + c, host + begin, hd * sizeof *host);
+	}
 	if (rc == QL_OK)
-		rc = m->dev->ops->upload(m->dev, m->queue, *out, host, (size_t)n * sizeof *host, e);
-	if (rc == QL_OK)
-		rc = m->dev->ops->sync(m->dev, m->queue, e); /* host memory goes away */
+		rc = put_floats(m, host, n, out, e);
 	free(host);
 	return rc;
 }
@@ -60,11 +95,7 @@ static int load_qkv_bias(struct ql_model *m, uint32_t layer, float **out, struct
 		at += mod == QL_Q_PROJ ? m->d_q : m->d_kv;
 	}
 	if (rc == QL_OK)
-		rc = m->dev->ops->alloc(m->dev, QL_MEM_BASE, (size_t)total * sizeof *host, (void **)out, e);
-	if (rc == QL_OK)
-		rc = m->dev->ops->upload(m->dev, m->queue, *out, host, (size_t)total * sizeof *host, e);
-	if (rc == QL_OK)
-		rc = m->dev->ops->sync(m->dev, m->queue, e);
+		rc = put_floats(m, host, total, out, e);
 	free(host);
 	return rc;
 }
@@ -163,39 +194,56 @@ static int load_group(struct ql_model *m, uint32_t layer, int group, struct ql_e
 static int load_layer(struct ql_model *m, uint32_t i, struct ql_err *e)
 {
 	struct ql_layer *l = &m->layers[i];
-	char name[96];
+	bool post = m->arch.post_norms, window = (m->arch.layer[i] & QL_LAYER_WINDOW) != 0;
+	const struct { const char *name; float **out; } norms[] = {
+		{"input_layernorm", &l->norm1},
+		{post ? "pre_feedforward_layernorm" : "post_attention_layernorm", &l->norm2},
+		{post ? "post_attention_layernorm" : NULL, &l->post1},
+		{post ? "post_feedforward_layernorm" : NULL, &l->post2},
+	};
 	int rc = QL_OK;
 
+	l->window = window ? m->arch.sliding_window : 0;
+	if (!(m->arch.layer[i] & QL_LAYER_NOPE))
+		l->inv_freq = window && m->inv_freq_local != NULL ? m->inv_freq_local : m->inv_freq;
 	for (int g = 0; rc == QL_OK && g < QL_GROUPS; g++)
 		rc = load_group(m, i, g, e);
-	if (rc == QL_OK) {
-		(void)snprintf(name, sizeof name, "model.layers.%u.input_layernorm.weight", i);
-		rc = load_vector(m, name, m->arch.hidden_size, &l->norm1, e);
+	for (size_t k = 0; rc == QL_OK && k < sizeof norms / sizeof norms[0]; k++) {
+		char name[96];
+
+		(void)snprintf(name, sizeof name, "model.layers.%u.%s.weight", i, norms[k].name != NULL ? norms[k].name : "");
+		if (norms[k].name != NULL)
+			rc = load_norm(m, name, m->arch.hidden_size, norms[k].out, e);
 	}
-	if (rc == QL_OK) {
-		(void)snprintf(name, sizeof name, "model.layers.%u.post_attention_layernorm.weight", i);
-		rc = load_vector(m, name, m->arch.hidden_size, &l->norm2, e);
-	}
+	if (rc == QL_OK && m->arch.qk_norm)
+		rc = load_qk_norm(m, i, &l->qk_norm, e);
 	if (rc == QL_OK && m->arch.attention_bias_qkv)
 		rc = load_qkv_bias(m, i, &l->bias_qkv, e);
 	return rc;
 }
 
-static int load_all(struct ql_model *m, const struct ql_model_opts *o, struct ql_err *e)
+static int load_frequencies(struct ql_model *m, struct ql_err *e)
 {
-	float *freq = malloc((size_t)m->arch.head_dim / 2 * sizeof *freq);
-	size_t bytes = (size_t)m->arch.head_dim / 2 * sizeof *freq;
+	float freq[QL_HEAD_DIM_MAX / 2];
 	int rc;
 
-	if (freq == NULL)
-		return ql_err_set(e, QL_ENOMEM, "frequencies");
 	ql_arch_inv_freq(&m->arch, freq);
-	rc = m->dev->ops->alloc(m->dev, QL_MEM_BASE, bytes, (void **)&m->inv_freq, e);
+	rc = put_floats(m, freq, m->arch.head_dim / 2, &m->inv_freq, e);
+	if (rc != QL_OK || !(m->arch.rope_theta_local > 0))
+		return rc;
+	ql_arch_inv_freq_local(&m->arch, freq);
+	return put_floats(m, freq, m->arch.head_dim / 2, &m->inv_freq_local, e);
+}
+
+static int load_all(struct ql_model *m, const struct ql_model_opts *o, struct ql_err *e)
+{
+	struct ql_source_tensor embed;
+	int rc = load_frequencies(m, e);
+
 	if (rc == QL_OK)
-		rc = m->dev->ops->upload(m->dev, m->queue, m->inv_freq, freq, bytes, e);
+		rc = ql_source_find(m->source, "model.embed_tokens.weight", &embed, e);
 	if (rc == QL_OK)
-		rc = m->dev->ops->sync(m->dev, m->queue, e);
-	free(freq);
+		m->embed_scale = ql_arch_embed_scale(&m->arch, embed.dtype);
 	if (rc == QL_OK)
 		rc = load_dense(m, "model.embed_tokens.weight", &m->embed, e);
 	if (rc == QL_OK && m->arch.tie_word_embeddings)
@@ -203,7 +251,7 @@ static int load_all(struct ql_model *m, const struct ql_model_opts *o, struct ql
 	else if (rc == QL_OK)
 		rc = load_dense(m, "lm_head.weight", &m->head, e);
 	if (rc == QL_OK)
-		rc = load_vector(m, "model.norm.weight", m->arch.hidden_size, &m->norm, e);
+		rc = load_norm(m, "model.norm.weight", m->arch.hidden_size, &m->norm, e);
 	for (uint32_t i = 0; rc == QL_OK && i < m->arch.num_hidden_layers; i++) {
 		rc = load_layer(m, i, e);
 		if (rc == QL_OK && o->progress != NULL)
@@ -224,9 +272,9 @@ int ql_model_load(struct ql_model **out, struct ql_device *dev, struct ql_source
 	m->dev = dev;
 	m->source = source;
 	m->arch = *ql_source_arch(source);
-	if (m->arch.qk_norm) {
-		rc = ql_err_set(e, QL_EUNSUPPORTED, "architecture %s: normalised queries and keys are not supported yet",
-				m->arch.family);
+	if (m->arch.head_dim > dev->head_dim_max) {
+		rc = ql_err_set(e, QL_EUNSUPPORTED, "heads of %u are not supported on this device, at most %u", m->arch.head_dim,
+				dev->head_dim_max);
 		goto fail;
 	}
 	m->quant_kind = o->quant.kind;
@@ -267,6 +315,9 @@ void ql_model_free(struct ql_model *m)
 				m->dev->ops->weight_free(m->dev, l->group[g]);
 		m->dev->ops->free(m->dev, l->norm1);
 		m->dev->ops->free(m->dev, l->norm2);
+		m->dev->ops->free(m->dev, l->post1);
+		m->dev->ops->free(m->dev, l->post2);
+		m->dev->ops->free(m->dev, l->qk_norm);
 		m->dev->ops->free(m->dev, l->bias_qkv);
 	}
 	if (m->head != NULL && m->head != m->embed)
@@ -275,6 +326,7 @@ void ql_model_free(struct ql_model *m)
 		m->dev->ops->weight_free(m->dev, m->embed);
 	m->dev->ops->free(m->dev, m->norm);
 	m->dev->ops->free(m->dev, m->inv_freq);
+	m->dev->ops->free(m->dev, m->inv_freq_local);
 	if (m->queue != NULL)
 		m->dev->ops->queue_free(m->dev, m->queue);
 	ql_base_cache_close(m->base);

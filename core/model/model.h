@@ -25,8 +25,12 @@ extern const struct ql_group_info {
 
 struct ql_layer {
 	struct ql_weight *group[QL_GROUPS];
-	float *norm1, *norm2;	      /* device [hidden] */
+	float *norm1, *norm2;	      /* device [hidden]: before attention, before the feed-forward part */
+	float *post1, *post2;	      /* device [hidden]: behind them (arch.post_norms), or NULL */
+	float *qk_norm;		      /* device [d_q + d_kv]: weights of all query and key heads (arch.qk_norm), or NULL */
 	float *bias_qkv;	      /* device [Σ out] or NULL */
+	const float *inv_freq;	      /* device [head_dim/2], one of the model's; NULL = no rotary embedding */
+	uint32_t window;	      /* of attention, 0 = none */
 	uint32_t dense_holders;	      /* who asked for dense copies of the groups */
 };
 
@@ -40,7 +44,8 @@ struct ql_model {
 	struct ql_layer *layers;
 	struct ql_weight *embed, *head; /* the same object when tied */
 	float *norm;		    /* device [hidden] */
-	float *inv_freq;	    /* device [head_dim/2] */
+	float *inv_freq, *inv_freq_local; /* device [head_dim/2]; _local of layers with a window, or NULL where they share it */
+	float embed_scale;	    /* embeddings are multiplied by it */
 	enum ql_dtype quant_kind;
 	char base_sha256[65];
 	uint32_t d_q, d_kv; /* num_heads·head_dim, num_kv·head_dim */
@@ -73,6 +78,11 @@ uint64_t ql_model_dense_bytes(const struct ql_model *m); /* of one layer's copie
 /* Rows of the weight that training and inference use, as fp32: the dequantised 4-bit values for the seven linears, the
  * stored ones for all others.  Signature fits core/export/export.h. */
 int ql_model_read_f32(void *model, const char *hf_name, uint64_t row_begin, uint64_t n_rows, float *dst, struct ql_err *e);
+
+static inline enum ql_act ql_model_act(const struct ql_model *m)
+{
+	return m->arch.act == QL_ARCH_SILU ? QL_ACT_SILU : QL_ACT_GELU_TANH;
+}
 
 /* A view of rows × cols at p. */
 static inline struct ql_tensor ql_view(void *p, enum ql_dtype t, uint32_t rows, uint32_t cols, size_t ld)

@@ -30,7 +30,7 @@ static struct ql_tensor take_tensor(struct cursor *c, const struct ql_model *m, 
 
 enum { A_X = 1, A_NORMS = 2, A_MAIN = 4 };
 
-/* what: A_X the input; A_NORMS n1, n2, h; A_MAIN qkv, o, x2, gu and the statistics. */
+/* what: A_X the input; A_NORMS n1, n2, h, qk; A_MAIN qkv, o, x2, gu, t1, t2 and the statistics. */
 static void take_acts(struct cursor *c, const struct ql_pass *p, struct acts *a, unsigned what)
 {
 	const struct ql_model *m = p->m;
@@ -42,6 +42,8 @@ static void take_acts(struct cursor *c, const struct ql_pass *p, struct acts *a,
 		a->n1 = take_tensor(c, m, T, d, p->group_rank[QL_GROUP_QKV]);
 		a->n2 = take_tensor(c, m, T, d, p->group_rank[QL_GROUP_GATE_UP]);
 		a->h = take_tensor(c, m, T, f, p->group_rank[QL_GROUP_DOWN]);
+		if (m->arch.qk_norm)
+			a->qk = take_tensor(c, m, T, m->d_q + m->d_kv, 0);
 	}
 	if (what & A_MAIN) {
 		a->qkv = take_tensor(c, m, T, m->d_q + 2 * m->d_kv, 0);
@@ -51,6 +53,14 @@ static void take_acts(struct cursor *c, const struct ql_pass *p, struct acts *a,
 		a->lse = take(c, (uint64_t)T * m->arch.num_attention_heads * 4);
 		a->rstd1 = take(c, (uint64_t)T * 4);
 		a->rstd2 = take(c, (uint64_t)T * 4);
+		if (m->arch.post_norms) {
+			a->t1 = take_tensor(c, m, T, d, 0);
+			a->t2 = take_tensor(c, m, T, d, 0);
+			a->rstd_t1 = take(c, (uint64_t)T * 4);
+			a->rstd_t2 = take(c, (uint64_t)T * 4);
+		}
+		if (m->arch.qk_norm)
+			a->rstd_qk = take(c, (uint64_t)T * (m->arch.num_attention_heads + m->arch.num_key_value_heads) * 4);
 	}
 }
 
@@ -72,6 +82,8 @@ static void take_gradients(struct cursor *c, struct ql_pass *p)
 	struct cursor start, late;
 
 	p->dres = take_tensor(c, m, T, d, r_o > r_down ? r_o : r_down);
+	if (m->arch.post_norms)
+		p->dt = take_tensor(c, m, T, d, r_o > r_down ? r_o : r_down);
 	start = *c;
 	p->dh = take_tensor(c, m, T, m->arch.intermediate_size, 0);
 	late = start;
@@ -253,8 +265,9 @@ static int forward(struct ql_pass *p, struct ql_err *e)
 {
 	struct ql_model *m = p->m;
 	const struct ql_device_ops *op = m->dev->ops;
+	struct ql_tensor none = {0};
 	uint32_t n = m->arch.num_hidden_layers;
-	int rc = op->embed(m->dev, m->queue, m->embed, p->ids, batch_rows(p, input_of(p, 0)), e);
+	int rc = op->embed(m->dev, m->queue, m->embed, p->ids, m->embed_scale, batch_rows(p, input_of(p, 0)), e);
 
 	if (rc == QL_OK && p->drop != NULL && p->drop->neftune > 0) {
 		struct ql_noise a = {.y = batch_rows(p, input_of(p, 0)), .n_seqs = p->b.n_seqs, .cu_seqlens = p->cu,
@@ -271,7 +284,7 @@ static int forward(struct ql_pass *p, struct ql_err *e)
 		rc = ql_layer_forward(p, l, &a, input_of(p, l + 1), e);
 	}
 	if (rc == QL_OK)
-		rc = op->rmsnorm(m->dev, m->queue, batch_rows(p, input_of(p, n)), m->norm, m->arch.rms_norm_eps,
+		rc = op->rmsnorm(m->dev, m->queue, batch_rows(p, input_of(p, n)), m->norm, 0, m->arch.rms_norm_eps, none,
 				 batch_rows(p, p->hidden), p->rstd_last, e);
 	return rc;
 }
@@ -281,7 +294,7 @@ static int backward(struct ql_pass *p, struct ql_err *e)
 	struct ql_model *m = p->m;
 	const struct ql_device_ops *op = m->dev->ops;
 	struct ql_tensor none = {0}, dres = batch_rows(p, p->dres);
-	int rc = op->rmsnorm_grad(m->dev, m->queue, batch_rows(p, p->x_last), m->norm, p->rstd_last, dres, none, dres, e);
+	int rc = op->rmsnorm_grad(m->dev, m->queue, batch_rows(p, p->x_last), m->norm, 0, p->rstd_last, dres, none, dres, e);
 
 	for (uint32_t l = m->arch.num_hidden_layers; rc == QL_OK && l-- > 0;) {
 		struct acts *a = &p->layers[l];
@@ -315,7 +328,7 @@ int ql_pass_run(struct ql_pass *p, const struct ql_batch *b, const struct ql_lor
 	if (rc != QL_OK)
 		return rc;
 	x = (struct ql_xent){.head = m->head, .hidden = batch_rows(p, p->hidden), .rows = p->rows, .labels = p->labels,
-			     .n = b->n_targets, .grad_scale = grad_scale, .nll = p->nll,
+			     .n = b->n_targets, .softcap = (float)m->arch.logit_softcap, .grad_scale = grad_scale, .nll = p->nll,
 			     .argmax = argmax != NULL ? p->argmax : NULL};
 	if (with_backward)
 		x.dhidden = batch_rows(p, p->dres);
@@ -349,6 +362,8 @@ int ql_pass_logits(struct ql_pass *p, const struct ql_batch *b, const struct ql_
 	a.x = batch_rows(p, p->hidden);
 	a.y = ql_view(out, QL_F32, b->n_tokens, m->arch.vocab_size, vocab);
 	rc = op->linear(m->dev, m->queue, &a, e);
+	if (rc == QL_OK && m->arch.logit_softcap > 0)
+		rc = op->softcap(m->dev, m->queue, a.y, (float)m->arch.logit_softcap, e);
 	if (rc == QL_OK)
 		rc = op->download(m->dev, m->queue, logits, out, bytes, e);
 	if (rc == QL_OK)

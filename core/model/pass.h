@@ -3,6 +3,8 @@
  * Per layer, x [T, d] the residual stream:
  *   n1 = rmsnorm(x)   q|k|v = n1·Wᵀ (+bias)   q, k = rope(q), rope(k)   o = attention(q, k, v)
  *   x2 = x + o·Woᵀ    n2 = rmsnorm(x2)   g|u = n2·Wᵀ   h = silu(g) ⊙ u   x' = x2 + h·Wdᵀ
+ * with what the architecture adds (formats/arch.h): norms of the heads of q and k before rope, norms of o·Woᵀ and h·Wdᵀ before
+ * they are added, another gate, windows, soft caps, layers without rope,
  * then loss = Σ over target rows of cross-entropy(rmsnorm(x)·headᵀ).  Sequences are packed end to end and isolated
  * (cu_seqlens); logits exist only in chunks.  Backward follows numerics.md §2.1 and §4.1; only adapters get gradients.
  *

@@ -7,7 +7,9 @@
 /* One layer's activations; entries that a layer does not keep point into the shared set. */
 struct acts {
 	struct ql_tensor x, n1, qkv, o, x2, n2, gu, h;
-	float *lse, *rstd1, *rstd2;
+	struct ql_tensor qk;	 /* q|k as attention takes them; with norms of heads a buffer of its own, else columns of qkv */
+	struct ql_tensor t1, t2; /* arch.post_norms: what attention and feed-forward give, before their norms */
+	float *lse, *rstd1, *rstd2, *rstd_qk, *rstd_t1, *rstd_t2;
 };
 
 struct ql_pass {
@@ -19,7 +21,7 @@ struct ql_pass {
 	struct acts *layers; /* [n_layers] */
 	struct acts spare;   /* shared set */
 	/* buffers of the backward pass that never live at once share memory (pass.c); d(gate|up) is written over gate|up */
-	struct ql_tensor x_last, dres, dqkv, dh, dn, d_o, hidden;
+	struct ql_tensor x_last, dres, dt, dqkv, dh, dn, d_o, hidden; /* dt: gradient of t1 or t2 */
 	float *rstd_last, *nll;
 	int32_t *ids, *positions, *cu, *rows, *labels, *argmax;
 	/* the running batch */

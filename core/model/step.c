@@ -1,7 +1,6 @@
 /* step.c - see step.h. */
 #include "core/model/step.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -229,6 +228,20 @@ static int linear(const struct call *c, uint32_t layer, int group, struct ql_ten
 	return m->dev->ops->linear(m->dev, m->queue, &a, e);
 }
 
+/* out = in + W·x, or in + norm(W·x) where the architecture has norms there. */
+static int add_linear(const struct call *c, uint32_t l, int group, struct ql_tensor x, struct ql_tensor in, const float *post,
+		      struct ql_tensor out, struct ql_err *e)
+{
+	struct ql_model *m = c->s->m;
+	struct ql_tensor t = rows_of(c->s->hidden, c->in->n_tokens); /* free until the last layer is done */
+	int rc;
+
+	if (post == NULL)
+		return linear(c, l, group, x, out, NULL, in.data, in.ld, e);
+	rc = linear(c, l, group, x, t, NULL, NULL, 0, e);
+	return rc == QL_OK ? m->dev->ops->rmsnorm(m->dev, m->queue, t, post, 0, m->arch.rms_norm_eps, in, out, NULL, e) : rc;
+}
+
 static int layer(const struct call *c, uint32_t l, struct ql_tensor x, struct ql_tensor next, struct ql_err *e)
 {
 	struct ql_step *s = c->s;
@@ -244,28 +257,32 @@ static int layer(const struct call *c, uint32_t l, struct ql_tensor x, struct ql
 				   .head_dim = m->arch.head_dim, .block_tokens = QL_KV_BLOCK, .n_seqs = c->in->n_seqs,
 				   .max_blocks = s->max_blocks, .q_begin = s->q_begin, .kv_len = s->kv_len,
 				   .block_table = s->blocks, .q_len_max = c->q_len_max, .kv_len_max = c->kv_len_max,
-				   .scale = (float)(1.0 / sqrt((double)m->arch.head_dim))};
-	int rc = op->rmsnorm(m->dev, m->queue, x, w->norm1, m->arch.rms_norm_eps, n, NULL, e);
+				   .scale = (float)m->arch.attn_scale, .softcap = (float)m->arch.attn_softcap,
+				   .window = w->window};
+	struct ql_tensor none = {0}, qk = ql_cols(qkv, 0, m->d_q + m->d_kv);
+	float eps = m->arch.rms_norm_eps;
+	int rc = op->rmsnorm(m->dev, m->queue, x, w->norm1, 0, eps, none, n, NULL, e);
 
 	if (rc == QL_OK)
 		rc = linear(c, l, QL_GROUP_QKV, n, qkv, w->bias_qkv, NULL, 0, e);
-	if (rc == QL_OK) /* q and k lie side by side: one turn for both */
-		rc = op->rope(m->dev, m->queue, ql_cols(qkv, 0, m->d_q + m->d_kv), at.n_head + at.n_kv, at.head_dim, s->positions,
-			      m->inv_freq, 1, e);
+	if (rc == QL_OK && m->arch.qk_norm) /* q and k lie side by side: one turn for both */
+		rc = op->rmsnorm(m->dev, m->queue, qk, w->qk_norm, at.head_dim, eps, none, qk, NULL, e);
+	if (rc == QL_OK && w->inv_freq != NULL)
+		rc = op->rope(m->dev, m->queue, qk, at.n_head + at.n_kv, at.head_dim, s->positions, w->inv_freq, 1, e);
 	if (rc == QL_OK)
 		rc = op->kv_write(m->dev, m->queue, k, v, s->slots, at.k_cache, at.v_cache, e);
 	if (rc == QL_OK)
 		rc = op->paged_attention(m->dev, m->queue, &at, e);
 	if (rc == QL_OK)
-		rc = linear(c, l, QL_GROUP_O, at.o, x2, NULL, x.data, x.ld, e);
+		rc = add_linear(c, l, QL_GROUP_O, at.o, x, w->post1, x2, e);
 	if (rc == QL_OK)
-		rc = op->rmsnorm(m->dev, m->queue, x2, w->norm2, m->arch.rms_norm_eps, n, NULL, e);
+		rc = op->rmsnorm(m->dev, m->queue, x2, w->norm2, 0, eps, none, n, NULL, e);
 	if (rc == QL_OK)
 		rc = linear(c, l, QL_GROUP_GATE_UP, n, gu, NULL, NULL, 0, e);
 	if (rc == QL_OK)
-		rc = op->swiglu(m->dev, m->queue, ql_cols(gu, 0, f), ql_cols(gu, f, f), h, e);
+		rc = op->swiglu(m->dev, m->queue, ql_model_act(m), ql_cols(gu, 0, f), ql_cols(gu, f, f), h, e);
 	if (rc == QL_OK)
-		rc = linear(c, l, QL_GROUP_DOWN, h, next, NULL, x2.data, x2.ld, e);
+		rc = add_linear(c, l, QL_GROUP_DOWN, h, x2, w->post2, next, e);
 	return rc;
 }
 
@@ -275,9 +292,9 @@ static int enqueue(const struct call *c, struct ql_err *e)
 	struct ql_model *m = s->m;
 	const struct ql_device_ops *op = m->dev->ops;
 	uint32_t T = c->in->n_tokens, L = m->arch.num_hidden_layers;
-	struct ql_tensor x = rows_of(s->x[0], T), next = rows_of(s->x[1], T), hidden;
+	struct ql_tensor x = rows_of(s->x[0], T), next = rows_of(s->x[1], T), hidden, none = {0};
 	struct ql_linear head = {.w = m->head};
-	int rc = op->embed(m->dev, m->queue, m->embed, s->ids, x, e);
+	int rc = op->embed(m->dev, m->queue, m->embed, s->ids, m->embed_scale, x, e);
 
 	for (uint32_t l = 0; rc == QL_OK && l < L; l++) {
 		struct ql_tensor t = x;
@@ -291,10 +308,14 @@ static int enqueue(const struct call *c, struct ql_err *e)
 	x.data = (char *)x.data + (size_t)c->in->logits_begin * x.ld * ql_dtypes[x.dtype].bytes;
 	x.rows = c->in->logits_count;
 	hidden = rows_of(s->hidden, c->in->logits_count);
-	rc = op->rmsnorm(m->dev, m->queue, x, m->norm, m->arch.rms_norm_eps, hidden, NULL, e);
+	rc = op->rmsnorm(m->dev, m->queue, x, m->norm, 0, m->arch.rms_norm_eps, none, hidden, NULL, e);
 	head.x = hidden;
 	head.y = rows_of(s->logits, c->in->logits_count);
-	return rc == QL_OK ? op->linear(m->dev, m->queue, &head, e) : rc;
+	if (rc == QL_OK)
+		rc = op->linear(m->dev, m->queue, &head, e);
+	return rc == QL_OK && m->arch.logit_softcap > 0
+		       ? op->softcap(m->dev, m->queue, head.y, (float)m->arch.logit_softcap, e)
+		       : rc;
 }
 
 static int record(struct call *c, struct ql_graph **out, struct ql_err *e)

@@ -24,19 +24,13 @@ def byte_alphabet():
     return out
 
 
-def write(path, layers=2, hidden=64, inner=128, heads=4, kv=2, seed=1):
+def write_tokenizer(path):
+    """Byte-level, without merges, and a ChatML template; returns the size of the vocabulary."""
     d = pathlib.Path(path)
-    d.mkdir(parents=True, exist_ok=True)
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     vocab = {s: i for i, s in enumerate(specials)}
     for b, c in byte_alphabet().items():
         vocab[c] = len(vocab)
-    n_vocab = len(vocab)
-    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": hidden, "intermediate_size": inner,
-              "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv, "vocab_size": n_vocab,
-              "rms_norm_eps": 1e-5, "max_position_embeddings": 512, "tie_word_embeddings": True, "bos_token_id": 0,
-              "eos_token_id": 2, "torch_dtype": "float32", "rope_theta": 10000.0}
-    (d / "config.json").write_text(json.dumps(config))
     added = [{"id": i, "content": s, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
               "special": True} for i, s in enumerate(specials)]
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -47,6 +41,18 @@ def write(path, layers=2, hidden=64, inner=128, heads=4, kv=2, seed=1):
                   "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "vocab": vocab, "merges": []}}))
     (d / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>",
                                                          "chat_template": TEMPLATE, "add_bos_token": False}))
+    return len(vocab)
+
+
+def write(path, layers=2, hidden=64, inner=128, heads=4, kv=2, seed=1):
+    d = pathlib.Path(path)
+    d.mkdir(parents=True, exist_ok=True)
+    n_vocab = write_tokenizer(d)
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": hidden, "intermediate_size": inner,
+              "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv, "vocab_size": n_vocab,
+              "rms_norm_eps": 1e-5, "max_position_embeddings": 512, "tie_word_embeddings": True, "bos_token_id": 0,
+              "eos_token_id": 2, "torch_dtype": "float32", "rope_theta": 10000.0}
+    (d / "config.json").write_text(json.dumps(config))
     rng = random.Random(seed)
     hd = hidden // heads
     shapes = {"model.embed_tokens.weight": (n_vocab, hidden), "model.norm.weight": (hidden,)}

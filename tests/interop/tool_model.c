@@ -2,6 +2,9 @@
  *
  *   model_tool dequant BASE CACHE OUTDIR           every weight as fp32: OUTDIR/base.safetensors, HF names
  *   model_tool logits  BASE CACHE IDS.json OUT.f32 [ADAPTER_DIR]     logits of one sequence, [n, vocab] fp32
+ *   model_tool generate BASE CACHE PROMPTS.json N OUT.json [ADAPTER_DIR]   greedy tokens by cached decoding: for each prompt (token
+ *                                      ids) {"ids": […N], "margins": […]}, margin: by how much the best logit leads
+ *   model_tool gguf    BASE CACHE TYPE OUT.gguf [ADAPTER_DIR]        the merged model, verified
  *   model_tool train   BASE CACHE DATA.jsonl RECIPE.json OUTDIR      runs the job; OUTDIR gets the checkpoints, steps.json
  *                                      (batches as token ids and labels, losses) and grads.safetensors of step 1
  *
@@ -15,8 +18,11 @@
 
 #include "core/base/io.h"
 #include "core/base/json.h"
+#include "core/base/limits.h"
+#include "core/export/export.h"
 #include "core/formats/safetensors.h"
 #include "core/model/pass.h"
+#include "core/model/step.h"
 #include "core/text/data/dataset.h"
 #include "core/text/tmpl/tmpl.h"
 #include "core/train/trainer.h"
@@ -38,6 +44,23 @@ static struct ql_model *model;
 static struct ql_tok *tok;
 static struct ql_tmpl *tmpl;
 
+/* The tokenizer of a Hugging Face directory, if it has one. */
+static void load_tokenizer(const char *dir)
+{
+	struct ql_buf tokens = {0}, config = {0}, path = {0};
+
+	check(ql_buf_addf(&path, "%s/tokenizer.json", dir));
+	if (ql_io_read_file(path.data, QL_TOKENIZER_JSON_MAX, &tokens, NULL) == QL_OK) {
+		ql_buf_free(&path);
+		check(ql_buf_addf(&path, "%s/tokenizer_config.json", dir));
+		check(ql_io_read_file(path.data, QL_TOKENIZER_JSON_MAX, &config, &e));
+		check(ql_tok_from_json(&tok, tokens.data, tokens.len, config.data, config.len, &e));
+	}
+	ql_buf_free(&tokens);
+	ql_buf_free(&config);
+	ql_buf_free(&path);
+}
+
 static void load(const char *base, const char *cache)
 {
 	const char *threads = getenv("QL_THREADS"), *name = getenv("QL_DEVICE");
@@ -52,11 +75,14 @@ static void load(const char *base, const char *cache)
 	check(ql_model_load(&model, dev, source, &o, &e));
 	ql_pool_free(o.pool);
 	(void)close(o.cache_dir);
-	if (ql_source_gguf(source) != NULL) {
+	if (ql_source_dir(source) != NULL)
+		load_tokenizer(base);
+	if (tok != NULL || ql_source_gguf(source) != NULL) {
 		size_t len;
 		const char *text = ql_source_chat_template(source, &len);
 
-		check(ql_tok_from_gguf(&tok, ql_source_gguf(source), &e));
+		if (tok == NULL)
+			check(ql_tok_from_gguf(&tok, ql_source_gguf(source), &e));
 		if (text != NULL)
 			check(ql_tmpl_compile(&tmpl, text, len, &e));
 	}
@@ -106,6 +132,25 @@ static void dequant(const char *out)
 	free(s);
 }
 
+static void read_adapter(const char *dir, struct ql_adapter_file *f)
+{
+	int fd = open(dir, O_RDONLY | O_DIRECTORY);
+
+	check(ql_adapter_read(f, fd, &model->arch, &e));
+	(void)close(fd);
+}
+
+static struct ql_lora_set *load_adapter(const char *dir)
+{
+	struct ql_adapter_file f;
+	struct ql_lora_set *lora;
+
+	read_adapter(dir, &f);
+	check(ql_lora_from_file(&lora, model, &f, false, &e));
+	ql_adapter_file_free(&f);
+	return lora;
+}
+
 static void logits(const char *ids_path, const char *out, const char *adapter)
 {
 	json_t *ids = read_json(ids_path);
@@ -121,11 +166,7 @@ static void logits(const char *ids_path, const char *out, const char *adapter)
 		pos[i] = (int32_t)i;
 	}
 	if (adapter != NULL) {
-		struct ql_adapter_file f;
-
-		check(ql_adapter_read(&f, open(adapter, O_RDONLY | O_DIRECTORY), &model->arch, &e));
-		check(ql_lora_from_file(&lora, model, &f, false, &e));
-		ql_adapter_file_free(&f);
+		lora = load_adapter(adapter);
 		memcpy(ranks, lora->group_rank, sizeof ranks);
 	}
 	check(ql_pass_new(&p, model, ranks, n, QL_KEEP_ALL, false, &e));
@@ -142,6 +183,118 @@ static void logits(const char *ids_path, const char *out, const char *adapter)
 	free(v);
 	free(pos);
 	free(z);
+}
+
+/* ---- generate ------------------------------------------------------------------------------------------------------- */
+
+#define CHUNK 32
+#define BLOCKS 64
+
+/* One run of n tokens of the only sequence at position `at`; the logits of the last. */
+static void run_tokens(struct ql_step *step, const int32_t *ids, uint32_t at, uint32_t n, const struct ql_lora_set *lora, bool decode,
+		       float *z)
+{
+	static int32_t blocks[BLOCKS], positions[CHUNK], slots[CHUNK];
+	int32_t q_begin[2] = {0, (int32_t)n}, kv_len = (int32_t)(at + n), slot = lora != NULL ? 0 : -1;
+	struct ql_step_in in = {.n_tokens = n, .n_seqs = 1, .ids = ids, .positions = positions, .slots = slots, .q_begin = q_begin,
+				.kv_len = &kv_len, .block_table = blocks, .lora = decode ? NULL : lora,
+				.row_slot = decode ? &slot : NULL, .any_adapter = decode && lora != NULL, .logits_begin = n - 1,
+				.logits_count = 1};
+
+	for (int i = 0; i < BLOCKS; i++)
+		blocks[i] = (i * 7 + 3) % BLOCKS;
+	for (uint32_t i = 0; i < n; i++) {
+		positions[i] = (int32_t)(at + i);
+		slots[i] = blocks[(at + i) / QL_KV_BLOCK] * QL_KV_BLOCK + (int32_t)((at + i) % QL_KV_BLOCK);
+	}
+	check(ql_step_run(step, &in, z, &e));
+}
+
+static json_t *greedy(struct ql_step *step, const json_t *prompt, uint32_t n, const struct ql_lora_set *lora)
+{
+	uint32_t len = (uint32_t)json_array_size(prompt), vocab = model->arch.vocab_size;
+	int32_t *ids = calloc(len + n, sizeof *ids);
+	float *z = malloc(vocab * sizeof *z);
+	json_t *out = json_array(), *margins = json_array();
+
+	for (uint32_t i = 0; i < len; i++)
+		ids[i] = (int32_t)json_integer_value(json_array_get(prompt, i));
+	for (uint32_t at = 0; at < len; at += CHUNK)
+		run_tokens(step, ids + at, at, len - at < CHUNK ? len - at : CHUNK, lora, false, z);
+	for (uint32_t k = 0; k < n; k++) {
+		uint32_t best = 0, second = 1;
+
+		for (uint32_t i = 1; i < vocab; i++) {
+			if (z[i] > z[best]) {
+				second = best;
+				best = i;
+			} else if (z[i] > z[second] || second == best) {
+				second = i;
+			}
+		}
+		ids[len + k] = (int32_t)best;
+		(void)json_array_append_new(out, json_integer(best));
+		(void)json_array_append_new(margins, json_real((double)(z[best] - z[second])));
+		if (k + 1 < n)
+			run_tokens(step, ids + len + k, len + k, 1, lora, true, z);
+	}
+	free(ids);
+	free(z);
+	return json_pack("{s:o, s:o}", "ids", out, "margins", margins);
+}
+
+static void generate(const char *prompts_path, uint32_t n, const char *out, const char *adapter)
+{
+	json_t *prompts = read_json(prompts_path), *result = json_array(), *p;
+	struct ql_lora_set *lora = adapter != NULL ? load_adapter(adapter) : NULL;
+	uint32_t ranks[QL_GROUPS] = {0};
+	struct ql_lora_table *table;
+	struct ql_step *step;
+	struct ql_kv kv;
+	size_t i;
+
+	check(dev->ops->table_new(dev, 1, model->arch.num_hidden_layers * QL_MODULES, &table, &e));
+	if (lora != NULL) {
+		memcpy(ranks, lora->group_rank, sizeof ranks);
+		check(ql_lora_to_table(lora, model, table, 0, &e));
+	}
+	check(ql_kv_new(&kv, model, BLOCKS, &e));
+	check(ql_step_new(&step, model, &kv, table, ranks, CHUNK, 1, BLOCKS, 1, &e));
+	ql_gate_enter(model->gate, QL_GATE_INFER);
+	json_array_foreach(prompts, i, p)
+		(void)json_array_append_new(result, greedy(step, p, n, lora));
+	ql_gate_leave(model->gate, QL_GATE_INFER);
+	if (json_dump_file(result, out, JSON_COMPACT) != 0)
+		exit(1);
+	ql_step_free(step);
+	ql_kv_free(&kv, model);
+	dev->ops->table_free(dev, table);
+	ql_lora_free(lora);
+	json_decref(prompts);
+	json_decref(result);
+}
+
+static void gguf(const char *type, const char *out, const char *adapter)
+{
+	struct ql_adapter_file f;
+	struct ql_export x = {.source = source, .read_f32 = ql_model_read_f32, .ctx = model};
+	char *copy = strdup(out), *slash = strrchr(copy, '/');
+	const char *file = slash != NULL ? slash + 1 : out;
+	int dir;
+
+	if (slash != NULL)
+		*slash = '\0';
+	dir = open(slash != NULL ? copy : ".", O_RDONLY | O_DIRECTORY);
+	if (adapter != NULL) {
+		read_adapter(adapter, &f);
+		x.adapter = &f;
+	}
+	check(ql_export_gguf(&x, ql_export_type_of(type), dir, file, &e));
+	check(ql_export_verify_gguf(&x, ql_export_type_of(type), dir, file, &e));
+	if (adapter != NULL)
+		ql_adapter_file_free(&f);
+	(void)close(dir);
+	free(copy);
 }
 
 /* ---- train ----------------------------------------------------------------------------------------------------------------- */
@@ -302,6 +455,10 @@ int main(int argc, char **argv)
 		dequant(argv[4]);
 	else if (strcmp(argv[1], "logits") == 0 && argc >= 6)
 		logits(argv[4], argv[5], argc > 6 ? argv[6] : NULL);
+	else if (strcmp(argv[1], "generate") == 0 && argc >= 7)
+		generate(argv[4], (uint32_t)atoi(argv[5]), argv[6], argc > 7 ? argv[7] : NULL);
+	else if (strcmp(argv[1], "gguf") == 0 && argc >= 6)
+		gguf(argv[4], argv[5], argc > 6 ? argv[6] : NULL);
 	else if (strcmp(argv[1], "train") == 0 && argc >= 7)
 		train(argv[4], argv[5], argv[6]);
 	else

@@ -1,6 +1,7 @@
 /* attn.c - causal attention over packed sequences, forward, block by block (Dao, "FlashAttention-2", 2023):
  * for each block of keys  S = q·kᵀ;  m' = max(m, scale·S);  P = exp(scale·S - m');  l = l·e^(m-m') + ΣP;
- * acc = acc·e^(m-m') + P·v;  in the end o = acc / l, lse = m + log l.  No T×T matrix exists.
+ * acc = acc·e^(m-m') + P·v;  in the end o = acc / l, lse = m + log l.  No T×T matrix exists.  With a soft cap c, scale·S is
+ * c·tanh(scale·S/c) throughout.
  *
  * An item is a block of QL_BQ queries of one sequence with all query heads of one kv head, so that keys and values are
  * packed once for the group.  Later blocks come first (they are longer).  Blocks count from the sequence's start: a
@@ -48,10 +49,14 @@ void ql_attn_pack_cols(const struct ql_kern *k, const float *src, size_t ld, siz
 }
 
 void ql_attn_step(const struct ql_kern *k, struct ql_attn_state *st, size_t head, const float *q, size_t ldq, size_t pos0,
-		  size_t nq, size_t k0, size_t nk, float scale, uint32_t window)
+		  size_t nq, size_t k0, size_t nk, float scale, float softcap, uint32_t window)
 {
+	float soft = scale; /* what the capped scores are to be multiplied by */
+
 	float *m = st->m + head * QL_BQ, *l = st->l + head * QL_BQ, *acc = st->acc + head * QL_BQ * st->hd;
 
+	if (softcap > 0.0f)
+		soft = 1.0f;
 	k->gemm(nq, nk, st->hd, q, ldq, 1, st->kt, st->hd * QL_PW, QL_PW, st->s, QL_BKEYS, false);
 	for (size_t i = 0; i < nq; i++) {
 		float *s = st->s + i * QL_BKEYS, top;
@@ -62,7 +67,9 @@ void ql_attn_step(const struct ql_kern *k, struct ql_attn_state *st, size_t head
 			memset(s, 0, nk * sizeof *s);
 			continue;
 		}
-		top = scale * k->max(s + lo, hi - lo);
+		if (softcap > 0.0f)
+			k->softcap(s + lo, hi - lo, scale, softcap, NULL);
+		top = soft * k->max(s + lo, hi - lo);
 		if (top > m[i]) {
 			float shrink = m[i] == -INFINITY ? 0.0f : expf(m[i] - top);
 
@@ -72,7 +79,7 @@ void ql_attn_step(const struct ql_kern *k, struct ql_attn_state *st, size_t head
 			}
 			m[i] = top;
 		}
-		l[i] += k->exp_sum(s + lo, hi - lo, scale, m[i]);
+		l[i] += k->exp_sum(s + lo, hi - lo, soft, m[i]);
 		memset(s, 0, lo * sizeof *s);
 		memset(s + hi, 0, (nk - hi) * sizeof *s);
 	}
@@ -92,19 +99,22 @@ void ql_attn_finish(const struct ql_kern *k, struct ql_attn_state *st, size_t he
 	}
 }
 
-int ql_attn_check_heads(const char *op, uint32_t n_head, uint32_t n_kv, uint32_t head_dim, float scale, struct ql_err *e)
+int ql_attn_check_heads(const char *op, uint32_t n_head, uint32_t n_kv, uint32_t head_dim, float scale, float softcap,
+			struct ql_err *e)
 {
 	if (n_head == 0 || n_kv == 0 || n_head % n_kv != 0 || head_dim == 0)
 		return ql_err_set(e, QL_ESHAPE, "%s: %u heads, %u kv heads, head_dim %u", op, n_head, n_kv, head_dim);
 	if (!(scale > 0.0f))
 		return ql_err_param(e, QL_EINVAL, "scale", "%s: scale must be positive", op);
+	if (!(softcap >= 0.0f))
+		return ql_err_param(e, QL_EINVAL, "softcap", "%s: softcap must not be negative", op);
 	return QL_OK;
 }
 
 int ql_attn_check(const char *op, const struct ql_attn *a, struct ql_err *e)
 {
 	uint64_t q_cols = (uint64_t)a->n_head * a->head_dim, kv_cols = (uint64_t)a->n_kv * a->head_dim;
-	int rc = ql_attn_check_heads(op, a->n_head, a->n_kv, a->head_dim, a->scale, e);
+	int rc = ql_attn_check_heads(op, a->n_head, a->n_kv, a->head_dim, a->scale, a->softcap, e);
 
 	if (rc == QL_OK)
 		rc = ql_cpu_check(&a->q, op, "q", a->q.rows, q_cols, e);
@@ -176,7 +186,7 @@ static void item(void *ctx, size_t i, int worker)
 		ql_attn_pack_cols(k, ql_row(&a->v, it.begin + k0) + it.kv * hd, a->v.ld, nk, hd, QL_BKEYS * QL_PW, st.v);
 		for (size_t g = 0; g < group; g++)
 			ql_attn_step(k, &st, g, ql_row(&a->q, it.begin + q0) + (it.kv * group + g) * hd, a->q.ld, q0, nq, k0,
-				     nk, a->scale, a->window);
+				     nk, a->scale, a->softcap, a->window);
 	}
 	for (size_t g = 0; g < group; g++) {
 		size_t h = it.kv * group + g;

@@ -33,11 +33,12 @@ void ql_attn_pack_keys(const struct ql_kern *k, const float *src, size_t ld, siz
 void ql_attn_pack_cols(const struct ql_kern *k, const float *src, size_t ld, size_t n, size_t hd, size_t panel, float *dst);
 /* One head of the group: rows at positions pos0 … pos0+nq-1 against the packed block [k0, k0 + nk). */
 void ql_attn_step(const struct ql_kern *k, struct ql_attn_state *st, size_t head, const float *q, size_t ldq, size_t pos0,
-		  size_t nq, size_t k0, size_t nk, float scale, uint32_t window);
+		  size_t nq, size_t k0, size_t nk, float scale, float softcap, uint32_t window);
 /* o = acc / l for nq rows; lse (or NULL) receives m + log l */
 void ql_attn_finish(const struct ql_kern *k, struct ql_attn_state *st, size_t head, size_t nq, float *o, size_t ldo,
 		    float *lse);
-int ql_attn_check_heads(const char *op, uint32_t n_head, uint32_t n_kv, uint32_t head_dim, float scale, struct ql_err *e);
+int ql_attn_check_heads(const char *op, uint32_t n_head, uint32_t n_kv, uint32_t head_dim, float scale, float softcap,
+			struct ql_err *e);
 
 /* Items of packed sequences: blocks of `rows` positions of each sequence, for each kv head. */
 struct ql_attn_item {

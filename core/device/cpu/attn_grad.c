@@ -1,5 +1,6 @@
 /* attn_grad.c - backward of attn.c.  With P = exp(scale·q·kᵀ - lse) and D = rowsum(do ⊙ o):
  *	dv = Pᵀ·do;  dS = scale·P ⊙ (do·vᵀ - D);  dq = dS·k;  dk = dSᵀ·q.
+ * With a soft cap c, P = exp(c·tanh(s/c) - lse), s = scale·q·kᵀ, and dS has the factor 1 - tanh²(s/c) more.
  *
  * D first.  Then, where there are enough (sequence, kv head) pairs of similar size to keep all threads busy, one item a pair:
  * keys in blocks, for each the heads of the group, for each the blocks of queries; five products for a pair of blocks.
@@ -81,8 +82,14 @@ static void scores(const struct job *j, const struct piece *w, const struct ql_a
 
 		ql_visible(q0 + i, k0, nk, a->window, &lo, &hi);
 		if (hi > lo) {
-			(void)k->exp_sum(p + lo, hi - lo, a->scale, a->lse[at]);
+			float slope[QL_BKEYS];
+
+			if (a->softcap > 0.0f)
+				k->softcap(p + lo, hi - lo, a->scale, a->softcap, slope);
+			(void)k->exp_sum(p + lo, hi - lo, a->softcap > 0.0f ? 1.0f : a->scale, a->lse[at]);
 			k->dsoftmax(p + lo, ds + lo, j->d[at], a->scale, hi - lo);
+			for (size_t c = 0; a->softcap > 0.0f && c < hi - lo; c++)
+				ds[lo + c] *= slope[c];
 		}
 		memset(p, 0, lo * sizeof *p);
 		memset(ds, 0, lo * sizeof *ds);

@@ -149,6 +149,7 @@ static const struct ql_device_ops ops = {
 	.rope = ql_cpu_rope,
 	.swiglu = ql_cpu_swiglu,
 	.swiglu_grad = ql_cpu_swiglu_grad,
+	.softcap = ql_cpu_softcap,
 	.linear = ql_cpu_linear,
 	.linear_grad = ql_cpu_linear_grad,
 	.attention = ql_cpu_attention,
@@ -188,6 +189,7 @@ int ql_device_cpu(struct ql_device **out, int n_threads, struct ql_err *e)
 	c->dev.act = QL_F32;
 	c->dev.ext_align = 16;
 	c->dev.small_rows = 16;
+	c->dev.head_dim_max = QL_CPU_HEAD_DIM_MAX;
 	c->dev.impl = c;
 	(void)snprintf(c->dev.description, sizeof c->dev.description, "cpu: %d threads, %s", n_threads, c->k->name);
 	*out = &c->dev;

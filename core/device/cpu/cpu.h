@@ -61,6 +61,8 @@ int ql_cpu_alloc_paged(struct ql_device *d, size_t bytes, void **out, struct ql_
 void ql_cpu_free(struct ql_device *d, void *p);
 int ql_cpu_mem_info(struct ql_device *d, struct ql_mem_info *out, struct ql_err *e);
 void ql_cpu_mem_reset_peak(struct ql_device *d);
+#define QL_CPU_HEAD_DIM_MAX 1024
+
 /* One scratch area: `shared` bytes at *out, then `per_worker` bytes for each worker from ql_cpu_worker on (both rounded
  * up to 64).  Valid until the next call. */
 int ql_cpu_scratch(struct ql_cpu *c, size_t shared, size_t per_worker, void **out, struct ql_err *e);
@@ -119,15 +121,17 @@ void ql_cpu_table_free(struct ql_device *d, struct ql_lora_table *t);
 
 /* the ops, one file each */
 #define QL_CPU_OP(name, ...) int ql_cpu_##name(struct ql_device *d, struct ql_queue *q, __VA_ARGS__, struct ql_err *e)
-QL_CPU_OP(embed, const struct ql_weight *w, const int32_t *ids, struct ql_tensor y);
+QL_CPU_OP(embed, const struct ql_weight *w, const int32_t *ids, float scale, struct ql_tensor y);
 QL_CPU_OP(embed_noise, const struct ql_noise *a);
-QL_CPU_OP(rmsnorm, struct ql_tensor x, const float *w, float eps, struct ql_tensor y, float *rstd);
-QL_CPU_OP(rmsnorm_grad, struct ql_tensor x, const float *w, const float *rstd, struct ql_tensor dy,
+QL_CPU_OP(rmsnorm, struct ql_tensor x, const float *w, uint32_t group, float eps, struct ql_tensor add, struct ql_tensor y,
+	  float *rstd);
+QL_CPU_OP(rmsnorm_grad, struct ql_tensor x, const float *w, uint32_t group, const float *rstd, struct ql_tensor dy,
 	  struct ql_tensor add, struct ql_tensor dx);
 QL_CPU_OP(rope, struct ql_tensor x, uint32_t n_head, uint32_t head_dim, const int32_t *positions, const float *inv_freq,
 	  float sign);
-QL_CPU_OP(swiglu, struct ql_tensor gate, struct ql_tensor up, struct ql_tensor h);
-QL_CPU_OP(swiglu_grad, struct ql_tensor dh, struct ql_tensor gate, struct ql_tensor up, struct ql_tensor dgate,
+QL_CPU_OP(swiglu, enum ql_act f, struct ql_tensor gate, struct ql_tensor up, struct ql_tensor h);
+QL_CPU_OP(softcap, struct ql_tensor x, float c);
+QL_CPU_OP(swiglu_grad, enum ql_act f, struct ql_tensor dh, struct ql_tensor gate, struct ql_tensor up, struct ql_tensor dgate,
 	  struct ql_tensor dup);
 QL_CPU_OP(linear, const struct ql_linear *a);
 QL_CPU_OP(linear_grad, const struct ql_linear_grad *a);

@@ -63,6 +63,11 @@ struct ql_kern {
 	void (*dsoftmax)(const float *p, float *dp, float d, float s, size_t n);
 	void (*swiglu)(const float *gate, const float *up, float *h, size_t n);
 	void (*swiglu_grad)(const float *dh, const float *gate, const float *up, float *dgate, float *dup, size_t n);
+	/* the same with GELU (tanh form) in place of SiLU */
+	void (*geglu)(const float *gate, const float *up, float *h, size_t n);
+	void (*geglu_grad)(const float *dh, const float *gate, const float *up, float *dgate, float *dup, size_t n);
+	/* x[i] = c·tanh(s·x[i]/c), relative error < 1e-6; slope[i] = 1 - tanh², unless slope is NULL */
+	void (*softcap)(float *x, size_t n, float s, float c, float *slope);
 
 	/* dst[i] = keep(e0 + i) ? x[i]·inv : 0 for the dropout of device.h; e0 a multiple of 4 is not required */
 	void (*dropout)(const float *x, float *dst, size_t n, uint64_t e0, uint64_t seed, uint32_t step, uint32_t site,

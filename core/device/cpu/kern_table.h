@@ -5,5 +5,6 @@
 		.unpack_q8 = unpack_q8, .unpack_f16 = unpack_f16, .unpack_bf16 = unpack_bf16, .gemv_q4 = gemv_q4,      \
 		.gemv_q8 = gemv_q8, .gemv_f32 = gemv_f32, .gemv_f16 = gemv_f16, .gemv_bf16 = gemv_bf16, .dot = dot,    \
 		.dots = dots, .axpy = axpy, .scale = scale, .max = max, .exp_sum = exp_sum, .exp_only_sum = exp_only_sum,            \
-		.dsoftmax = dsoftmax, .swiglu = swiglu, .swiglu_grad = swiglu_grad, .dropout = dropout,                \
+		.dsoftmax = dsoftmax, .swiglu = swiglu, .swiglu_grad = swiglu_grad, .geglu = geglu,                    \
+		.geglu_grad = geglu_grad, .softcap = softcap, .dropout = dropout,                                      \
 	}

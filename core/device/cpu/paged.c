@@ -55,7 +55,7 @@ static void few_item(const struct job *j, const struct work *w, float *mem)
 	const struct ql_kern *k = j->c->k;
 	size_t hd = a->head_dim, group = a->n_head / a->n_kv, nq = queries(a, w->seq), kv_len = (size_t)a->kv_len[w->seq];
 	size_t t0 = (size_t)w->block * SPLIT, t1 = ql_min(t0 + SPLIT, kv_len), rec = hd + 2;
-	float *s = mem, *acc = s + group * SPLIT, *panels = acc + group * hd;
+	float *s = mem, *acc = s + group * SPLIT, *panels = acc + group * hd, soft = a->softcap > 0.0f ? 1.0f : a->scale;
 
 	for (size_t i = 0; i < nq; i++) {
 		size_t lo, hi, row, n, q_row = (size_t)a->q_begin[w->seq] + i;
@@ -70,8 +70,10 @@ static void few_item(const struct job *j, const struct work *w, float *mem)
 			if (lo == hi)
 				continue;
 			partial_scores(j, w->seq, w->kv, ql_row(&a->q, q_row) + (w->kv * group + g) * hd, t0 + lo, t0 + hi, sg);
-			o[0] = a->scale * k->max(sg, hi - lo);
-			o[1] = k->exp_sum(sg, hi - lo, a->scale, o[0]);
+			if (a->softcap > 0.0f)
+				k->softcap(sg, hi - lo, a->scale, a->softcap, NULL);
+			o[0] = soft * k->max(sg, hi - lo);
+			o[1] = k->exp_sum(sg, hi - lo, soft, o[0]);
 		}
 		if (lo == hi)
 			continue;
@@ -121,7 +123,7 @@ static void many_item(const struct job *j, const struct work *w, float *mem)
 		}
 		for (size_t g = 0; g < group; g++)
 			ql_attn_step(k, &st, g, ql_row(&a->q, q_row) + (w->kv * group + g) * hd, a->q.ld, pos, nq, k0, nk,
-				     a->scale, a->window);
+				     a->scale, a->softcap, a->window);
 	}
 	for (size_t g = 0; g < group; g++)
 		ql_attn_finish(k, &st, g, nq, ql_row(&a->o, q_row) + (w->kv * group + g) * hd, a->o.ld, NULL);
@@ -171,7 +173,7 @@ static void join_seq(const struct job *j, size_t at, uint32_t seq)
 static int check(const struct ql_paged_attn *a, struct ql_err *e)
 {
 	uint64_t q_cols = (uint64_t)a->n_head * a->head_dim, kv_cols = (uint64_t)a->n_kv * a->head_dim;
-	int rc = ql_attn_check_heads("paged_attention", a->n_head, a->n_kv, a->head_dim, a->scale, e);
+	int rc = ql_attn_check_heads("paged_attention", a->n_head, a->n_kv, a->head_dim, a->scale, a->softcap, e);
 
 	if (rc == QL_OK)
 		rc = ql_cpu_check(&a->q, "paged_attention", "q", a->q.rows, q_cols, e);

@@ -8,6 +8,7 @@
 struct embed_job {
 	const struct ql_weight *w;
 	const int32_t *ids;
+	float scale;
 	struct ql_tensor y;
 };
 
@@ -20,14 +21,14 @@ static void embed_item(void *ctx, size_t item, int worker)
 		float *y = ql_row(&j->y, t);
 
 		for (uint32_t k = 0; k < j->w->s.in; k++)
-			y[k] = ql_cpu_weight_at(j->w, 0, (uint32_t)j->ids[t], k);
+			y[k] = j->scale * ql_cpu_weight_at(j->w, 0, (uint32_t)j->ids[t], k);
 	}
 }
 
-int ql_cpu_embed(struct ql_device *d, struct ql_queue *q, const struct ql_weight *w, const int32_t *ids,
+int ql_cpu_embed(struct ql_device *d, struct ql_queue *q, const struct ql_weight *w, const int32_t *ids, float scale,
 		 struct ql_tensor y, struct ql_err *e)
 {
-	struct embed_job j = {w, ids, y};
+	struct embed_job j = {w, ids, scale, y};
 	int rc = ql_cpu_check(&y, "embed", "y", y.rows, w->s.in, e);
 
 	(void)q;

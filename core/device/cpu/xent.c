@@ -3,7 +3,8 @@
  * Scored rows are gathered CHUNK at a time (chosen by the vocabulary so that the logits of a chunk stay below LOGIT_BYTES);
  * logits of all tokens never exist together.  For each chunk: (1) logits, items = blocks of panels; (2) one item a row:
  * maximum, log-sum-exp (fp32 exponentials, fp64 sum), nll, argmax, and the row turned into its gradient in place; (3) dh:
- * the vocabulary cut into at most SPLITS ranges, each range's partial product in scratch, added in order of the ranges. */
+ * the vocabulary cut into at most SPLITS ranges, each range's partial product in scratch, added in order of the ranges.
+ * With a soft cap c the logits are c·tanh(z/c) and the gradient has the factor 1 - tanh²(z/c) more. */
 #include <math.h>
 #include <string.h>
 
@@ -56,10 +57,15 @@ static void row_item(void *ctx, size_t i, int worker)
 	float *z = j->z + i * j->ld;
 	size_t vocab = j->w->out, at = j->done + i;
 	uint32_t label = (uint32_t)j->a->labels[at];
-	float best = k->max(z, vocab);
-	double sum = k->exp_only_sum(z, vocab, best), lse = (double)best + log(sum);
+	bool cap = j->a->softcap > 0.0f;
+	float *slope = ql_cpu_worker(j->scratch, j->shared, j->per_worker, worker), best;
+	double sum, lse;
 
-	(void)worker;
+	if (cap)
+		k->softcap(z, vocab, 1.0f, j->a->softcap, slope);
+	best = k->max(z, vocab);
+	sum = k->exp_only_sum(z, vocab, best);
+	lse = (double)best + log(sum);
 	j->a->nll[at] = (float)(lse - (double)z[label]);
 	if (j->a->argmax != NULL) {
 		size_t m = 0;
@@ -74,6 +80,8 @@ static void row_item(void *ctx, size_t i, int worker)
 		(void)k->exp_sum(z, vocab, 1.0f, best);
 		k->scale((float)((double)s / sum), z, vocab);
 		z[label] -= s;
+		for (size_t c = 0; cap && c < vocab; c++)
+			z[c] *= slope[c];
 	}
 }
 
@@ -124,6 +132,8 @@ static int check(const struct ql_xent *a, struct ql_err *e)
 		rc = ql_cpu_check(&a->dhidden, "cross_entropy", "dhidden", a->hidden.rows, a->head->s.in, e);
 	if (rc != QL_OK)
 		return rc;
+	if (!(a->softcap >= 0.0f))
+		return ql_err_param(e, QL_EINVAL, "softcap", "cross_entropy: softcap must not be negative");
 	if (a->head->s.n_parts != 1)
 		return ql_err_set(e, QL_ESHAPE, "cross_entropy: the head has %u parts", a->head->s.n_parts);
 	for (size_t i = 0; i < a->n; i++)
@@ -152,6 +162,8 @@ int ql_cpu_cross_entropy(struct ql_device *d, struct ql_queue *q, const struct q
 	j.n_ranges = ql_ceil_div(j.w->panel[1], j.range);
 	j.shared = (chunk * dim * (1 + (grad ? j.n_ranges : 0)) + chunk * j.ld) * sizeof(float);
 	j.per_worker = (size_t)2 * QL_KC * COLS * sizeof(float);
+	if (a->softcap > 0.0f && vocab * sizeof(float) > j.per_worker)
+		j.per_worker = vocab * sizeof(float);
 	rc = ql_cpu_scratch(j.c, j.shared, j.per_worker, &scratch, e);
 	if (rc != QL_OK)
 		return rc;

@@ -3,12 +3,15 @@
 
 struct shape {
 	uint32_t n_head, n_kv, hd, window, n_seqs, len[4];
+	double cap; /* soft cap, 0 = none */
 };
 
 static const struct shape shapes[] = {
-	{1, 1, 64, 0, 1, {1}},		     {9, 3, 64, 0, 3, {17, 1, 130}}, {4, 2, 128, 0, 2, {64, 65}},
-	{2, 1, 32, 5, 2, {40, 3}},	     {3, 3, 64, 64, 1, {200}},	     {8, 1, 80, 0, 1, {33}},
-	{2, 2, 64, 0, 4, {0, 5, 0, 129}},    {6, 2, 64, 130, 1, {300}},	     {2, 1, 16, 1, 1, {9}},
+	{1, 1, 64, 0, 1, {1}, 0},		     {9, 3, 64, 0, 3, {17, 1, 130}, 0}, {4, 2, 128, 0, 2, {64, 65}, 0},
+	{2, 1, 32, 5, 2, {40, 3}, 0},	     {3, 3, 64, 64, 1, {200}, 0},	     {8, 1, 80, 0, 1, {33}, 0},
+	{2, 2, 64, 0, 4, {0, 5, 0, 129}, 0},    {6, 2, 64, 130, 1, {300}, 0},	     {2, 1, 16, 1, 1, {9}, 0},
+	{4, 2, 64, 0, 2, {70, 133}, 1.5},    {4, 1, 128, 50, 1, {150}, 0.75}, {2, 1, 256, 40, 2, {60, 9}, 2},
+	{2, 2, 256, 0, 1, {70}, 0},	     {3, 1, 24, 0, 1, {21}, 50},
 };
 #define N_SHAPES (sizeof shapes / sizeof *shapes)
 
@@ -22,6 +25,15 @@ struct ref {
 static bool seen(const struct shape *s, uint32_t i, uint32_t j)
 {
 	return j <= i && (s->window == 0 || (int64_t)j > (int64_t)i - (int64_t)s->window);
+}
+
+/* c·tanh(x/c), and its slope */
+static double capped(const struct shape *s, double x) { return s->cap > 0 ? s->cap * tanh(x / s->cap) : x; }
+static double cap_slope(const struct shape *s, double x)
+{
+	double t = s->cap > 0 ? tanh(x / s->cap) : 0;
+
+	return 1 - t * t;
 }
 
 /* o [T, H·hd], lse [H, T]; p, when given, receives the probabilities of one (sequence, head) at a time through `each` */
@@ -43,7 +55,7 @@ static void ref_forward(const struct ref *r, const double *q, const double *k, c
 					p[j] = 0;
 					for (uint32_t c = 0; c < hd; c++)
 						p[j] += q[row * nq + h * hd + c] * k[((size_t)r->cu[n] + j) * nk + kv + c];
-					p[j] = seen(s, i, j) ? p[j] * r->scale : -INFINITY;
+					p[j] = seen(s, i, j) ? capped(s, p[j] * r->scale) : -INFINITY;
 					top = p[j] > top ? p[j] : top;
 				}
 				for (uint32_t j = 0; j <= i; j++)
@@ -84,8 +96,8 @@ static void ref_backward(const struct ref *r, const double *q, const double *k, 
 						score += q[qi + c] * k[kj + c];
 						dp += d_o[qi + c] * v[kj + c];
 					}
-					p = exp(score * r->scale - lse[h * r->T + (size_t)r->cu[n] + i]);
-					ds = p * (dp - D) * r->scale;
+					p = exp(capped(s, score * r->scale) - lse[h * r->T + (size_t)r->cu[n] + i]);
+					ds = p * (dp - D) * r->scale * cap_slope(s, score * r->scale);
 					for (uint32_t c = 0; c < hd; c++) {
 						dq[qi + c] += ds * k[kj + c];
 						dk[kj + c] += ds * q[qi + c];
@@ -126,7 +138,7 @@ static void run(const struct shape *s)
 	/* q, k and v are column ranges of one matrix, as the model has them */
 	struct ql_tensor m = dt_put(qkv, T, all, all + 8), dm = dt_out(T, all, all + 8);
 	struct ql_attn a = {.n_head = s->n_head, .n_kv = s->n_kv, .head_dim = s->hd, .n_seqs = s->n_seqs,
-			    .cu_seqlens_host = r.cu, .scale = (float)r.scale, .window = s->window, .lse = lse};
+			    .cu_seqlens_host = r.cu, .scale = (float)r.scale, .softcap = (float)s->cap, .window = s->window, .lse = lse};
 	struct ql_attn_grad g;
 
 	for (size_t t = 0; t < T; t++) {
@@ -212,14 +224,13 @@ static void test_packing(void **state)
 	assert_memory_equal(alone, both + (size_t)la * nq, (size_t)lb * nq * 4);
 }
 
-static void test_differences(void **state)
+static void differences(double cap)
 {
-	static const struct shape s = {2, 1, 3, 3, 2, {4, 2}};
+	const struct shape s = {2, 1, 3, 3, 2, {4, 2}, cap};
 	struct ref r = ref_of(&s);
 	double x[6 * 12], d_o[36], o[36], lse[12], up[36], down[36], dq[36], dk[18], dv[18];
 	double *q = x, *k = x + 36, *v = x + 54;
 
-	(void)state;
 	dt_seed(1);
 	for (size_t i = 0; i < 72; i++)
 		x[i] = dt_normal();
@@ -241,6 +252,13 @@ static void test_differences(void **state)
 	}
 }
 
+static void test_differences(void **state)
+{
+	(void)state;
+	differences(0);
+	differences(0.8);
+}
+
 static void test_refusals(void **state)
 {
 	int32_t cu[2] = {0, 4};
@@ -255,6 +273,9 @@ static void test_refusals(void **state)
 	a.k.rows = 3;
 	assert_int_equal(OPS->attention(dev, queue, &a, &err), QL_ESHAPE);
 	a.k = k;
+	a.softcap = -1;
+	assert_int_equal(OPS->attention(dev, queue, &a, &err), QL_EINVAL);
+	a.softcap = 0;
 	cu[1] = 3;
 	assert_int_equal(OPS->attention(dev, queue, &a, &err), QL_ESHAPE);
 }

@@ -100,7 +100,7 @@ static void others(struct out *r)
 	r->n[14] = T;
 	dt_down(r->nll, x.nll, T * 4);
 	r->dh = kept(dt_get(x.dhidden), r->n[15] = (size_t)T * d);
-	OK(OPS->rmsnorm(dev, queue, x.hidden, dt_up(g, d * 4), 1e-5f, y, NULL, &err));
+	OK(OPS->rmsnorm(dev, queue, x.hidden, dt_up(g, d * 4), 0, 1e-5f, dt_none(), y, NULL, &err));
 	r->norm = kept(dt_get(y), r->n[16] = (size_t)T * d);
 	OK(OPS->sum_squares(dev, queue, dt_up(g, 800000), 200000, &r->squares, &err));
 	OK(OPS->sync(dev, queue, &err));

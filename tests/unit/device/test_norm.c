@@ -55,7 +55,7 @@ static void test_forward(void **state)
 		struct ql_tensor tx = dt_put(x, T, n, n + 5), ty = dt_out(T, n, n + 9);
 
 		rstd_d = dt_nan_f32(T);
-		OK(OPS->rmsnorm(dev, queue, tx, dt_up(w, n * 4), EPS, ty, rstd_d, &err));
+		OK(OPS->rmsnorm(dev, queue, tx, dt_up(w, n * 4), 0, EPS, dt_none(), ty, rstd_d, &err));
 		y = dt_host((size_t)T * n * 8);
 		rho = dt_host(T * 8);
 		for (size_t t = 0; t < T; t++)
@@ -64,7 +64,7 @@ static void test_forward(void **state)
 		dt_gap(ty, n);
 		dt_down(rstd, rstd_d, T * 4);
 		dt_close_tol("rstd", rstd, rho, T, 1e-5);
-		OK(OPS->rmsnorm(dev, queue, tx, dt_up(w, n * 4), EPS, tx, NULL, &err)); /* in place */
+		OK(OPS->rmsnorm(dev, queue, tx, dt_up(w, n * 4), 0, EPS, dt_none(), tx, NULL, &err)); /* in place */
 		dt_close("y in place", dt_get(tx), y, (size_t)T * n, 1);
 		dt_each(NULL);
 	}
@@ -97,7 +97,7 @@ static void test_backward(void **state)
 			struct ql_tensor tx = dt_put(x, T, n, n), tdy = dt_put(dy, T, n, n + 2), tadd = dt_put(add, T, n, n + 4);
 			struct ql_tensor out = mode == 2 ? tdy : mode == 3 ? tadd : dt_out(T, n, n + 3);
 
-			OK(OPS->rmsnorm_grad(dev, queue, tx, dt_up(w, n * 4), dt_up(rstd, T * 4), tdy,
+			OK(OPS->rmsnorm_grad(dev, queue, tx, dt_up(w, n * 4), 0, dt_up(rstd, T * 4), tdy,
 					     (mode & 1) != 0 ? tadd : dt_none(), out, &err));
 			dt_close("dx", dt_get(out), want, N, 1);
 			dt_gap(out, n);
@@ -134,16 +134,64 @@ static void test_differences(void **state)
 	}
 }
 
+/* Norms of heads, and the sum with what came before: each group of columns is a row of its own. */
+static void test_groups(void **state)
+{
+	static const struct { uint32_t rows, group, n; } cases[] = {{1, 8, 1}, {5, 64, 3}, {33, 128, 5}, {4, 6, 7}, {3, 257, 2}};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+		for (int mode = 0; mode < 3; mode++) { /* plain, add, result in add's place */
+			uint32_t T = cases[i].rows, n = cases[i].group, G = cases[i].n, cols = n * G;
+			size_t N = (size_t)T * cols;
+			float *x, *w, *add, *dy, *rstd = dt_host((size_t)T * G * 4), *rstd_d;
+			double *y = dt_host(N * 8), *dx = dt_host(N * 8), *rho = dt_host((size_t)T * G * 8);
+
+			dt_seed(300 + i);
+			x = dt_randn(N, 1.0);
+			w = dt_randn(cols, 1.0);
+			add = dt_randn(N, 0.5);
+			dy = dt_randn(N, 1.0);
+			for (size_t g = 0; g < (size_t)T * G; g++) {
+				const float *wg = w + g % G * n;
+
+				ref_fwd(widen(x + g * n, n), wg, n, y + g * n, rho + g);
+				ref_bwd(widen(x + g * n, n), wg, widen(dy + g * n, n), n, dx + g * n);
+			}
+			for (size_t k = 0; mode > 0 && k < N; k++) {
+				y[k] += (double)add[k];
+				dx[k] += (double)add[k];
+			}
+			struct ql_tensor tx = dt_put(x, T, cols, cols + 3), tadd = dt_put(add, T, cols, cols + 4);
+			struct ql_tensor ty = mode == 2 ? tadd : dt_out(T, cols, cols + 5), tdx = dt_out(T, cols, cols + 1);
+
+			rstd_d = dt_nan_f32((size_t)T * G);
+			OK(OPS->rmsnorm(dev, queue, tx, dt_up(w, cols * 4), n, EPS, mode > 0 ? tadd : dt_none(), ty, rstd_d, &err));
+			dt_close("y", dt_get(ty), y, N, 1);
+			dt_gap(ty, cols);
+			dt_down(rstd, rstd_d, (size_t)T * G * 4);
+			dt_close_tol("rstd", rstd, rho, (size_t)T * G, 1e-5);
+			tadd = dt_put(add, T, cols, cols);
+			OK(OPS->rmsnorm_grad(dev, queue, tx, dt_up(w, cols * 4), n, rstd_d, dt_put(dy, T, cols, cols + 2),
+					     mode > 0 ? tadd : dt_none(), tdx, &err));
+			dt_close("dx", dt_get(tdx), dx, N, 1);
+			dt_gap(tdx, cols);
+			dt_each(NULL);
+		}
+}
+
 static void test_shapes(void **state)
 {
 	struct ql_tensor x = dt_out(2, 8, 8), y = dt_out(2, 7, 8);
 	float *w = dt_nan_f32(8);
 
 	(void)state;
-	assert_int_equal(OPS->rmsnorm(dev, queue, x, w, EPS, y, NULL, &err), QL_ESHAPE);
+	assert_int_equal(OPS->rmsnorm(dev, queue, x, w, 0, EPS, dt_none(), y, NULL, &err), QL_ESHAPE);
 	y = dt_out(3, 8, 8);
-	assert_int_equal(OPS->rmsnorm(dev, queue, x, w, EPS, y, NULL, &err), QL_ESHAPE);
-	assert_int_equal(OPS->rmsnorm_grad(dev, queue, x, w, w, x, dt_none(), y, &err), QL_ESHAPE);
+	assert_int_equal(OPS->rmsnorm(dev, queue, x, w, 0, EPS, dt_none(), y, NULL, &err), QL_ESHAPE);
+	assert_int_equal(OPS->rmsnorm_grad(dev, queue, x, w, 0, w, x, dt_none(), y, &err), QL_ESHAPE);
+	assert_int_equal(OPS->rmsnorm(dev, queue, x, w, 3, EPS, dt_none(), x, NULL, &err), QL_ESHAPE);
+	assert_int_equal(OPS->rmsnorm(dev, queue, x, w, 0, EPS, y, x, NULL, &err), QL_ESHAPE);
 }
 
 int main(void)
@@ -152,6 +200,7 @@ int main(void)
 		cmocka_unit_test_teardown(test_forward, dt_each),
 		cmocka_unit_test_teardown(test_backward, dt_each),
 		cmocka_unit_test_teardown(test_differences, dt_each),
+		cmocka_unit_test_teardown(test_groups, dt_each),
 		cmocka_unit_test_teardown(test_shapes, dt_each),
 	};
 

@@ -8,16 +8,20 @@ struct seq {
 struct shape {
 	uint32_t n_head, n_kv, hd, block, window, n;
 	struct seq s[4];
+	double cap; /* soft cap, 0 = none */
 };
 
 static const struct shape shapes[] = {
-	{9, 3, 64, 16, 0, 1, {{1, 1}}},
-	{9, 3, 64, 16, 0, 4, {{1, 17}, {1, 300}, {1, 64}, {1, 1025}}},
-	{8, 2, 128, 32, 0, 3, {{1, 5}, {33, 40}, {100, 100}}},
-	{4, 4, 64, 64, 20, 3, {{1, 300}, {3, 30}, {70, 200}}},
-	{2, 1, 80, 1, 0, 2, {{2, 9}, {6, 6}}},
-	{6, 2, 32, 7, 1, 2, {{1, 20}, {9, 20}}},
-	{3, 1, 24, 16, 300, 2, {{1, 700}, {0, 3}}},
+	{9, 3, 64, 16, 0, 1, {{1, 1}}, 0},
+	{9, 3, 64, 16, 0, 4, {{1, 17}, {1, 300}, {1, 64}, {1, 1025}}, 0},
+	{8, 2, 128, 32, 0, 3, {{1, 5}, {33, 40}, {100, 100}}, 0},
+	{4, 4, 64, 64, 20, 3, {{1, 300}, {3, 30}, {70, 200}}, 0},
+	{2, 1, 80, 1, 0, 2, {{2, 9}, {6, 6}}, 0},
+	{6, 2, 32, 7, 1, 2, {{1, 20}, {9, 20}}, 0},
+	{3, 1, 24, 16, 300, 2, {{1, 700}, {0, 3}}, 0},
+	{4, 2, 64, 16, 0, 3, {{1, 300}, {2, 19}, {40, 90}}, 1.25},
+	{8, 2, 128, 16, 30, 2, {{1, 200}, {20, 70}}, 3},
+	{2, 1, 256, 16, 25, 2, {{1, 90}, {9, 60}}, 2},
 };
 
 static void run(const struct shape *s)
@@ -70,6 +74,8 @@ static void run(const struct shape *s)
 					for (uint32_t c = 0; c < s->hd; c++)
 						p[t] += (double)q[row * nq + h * s->hd + c] * (double)k[at + c];
 					p[t] *= 0.25;
+					if (s->cap > 0)
+						p[t] = s->cap * tanh(p[t] / s->cap);
 					if (s->window > 0 && (int64_t)t <= (int64_t)pos - (int64_t)s->window)
 						p[t] = -INFINITY;
 					top = p[t] > top ? p[t] : top;
@@ -88,7 +94,7 @@ static void run(const struct shape *s)
 		.v_cache = dt_put(v, blocks * s->block, nk, nk), .n_head = s->n_head, .n_kv = s->n_kv, .head_dim = s->hd,
 		.block_tokens = s->block, .n_seqs = s->n, .max_blocks = max_blocks, .q_begin = dt_up(q_begin, (s->n + 1) * 4),
 		.kv_len = dt_up(kv_len, s->n * 4), .block_table = dt_up(table, (size_t)s->n * max_blocks * 4),
-		.q_len_max = q_max, .kv_len_max = kv_max + 5, .scale = 0.25f, .window = s->window};
+		.q_len_max = q_max, .kv_len_max = kv_max + 5, .scale = 0.25f, .softcap = (float)s->cap, .window = s->window};
 
 	OK(OPS->paged_attention(dev, queue, &a, &err));
 	dt_close("o", dt_get(a.o), want, (size_t)T * nq, 1);

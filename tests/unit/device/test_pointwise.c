@@ -51,15 +51,22 @@ static double silu_grad(double g)
 	return s * (1.0 + g * (1.0 - s));
 }
 
-static void test_swiglu(void **state)
+static double gelu(double g) { return 0.5 * g * (1 + tanh(0.7978845608028654 * (g + 0.044715 * g * g * g))); }
+static double gelu_grad(double g)
+{
+	double t = tanh(0.7978845608028654 * (g + 0.044715 * g * g * g));
+
+	return 0.5 * (1 + t) + 0.5 * g * (1 - t * t) * 0.7978845608028654 * (1 + 3 * 0.044715 * g * g);
+}
+
+static void gated(enum ql_act act, double (*f_of)(double), double (*slope_of)(double))
 {
 	static const struct { uint32_t T, f; } shapes[] = {{1, 1}, {1, 5}, {3, 31}, {7, 1536}, {2, 14336}, {65, 48}};
 
-	(void)state;
 	for (int i = -300; i <= 300; i++) { /* the derivative itself */
-		double g = i * 0.05, d = (silu(g + 1e-5) - silu(g - 1e-5)) / 2e-5;
+		double g = i * 0.05, d = (f_of(g + 1e-5) - f_of(g - 1e-5)) / 2e-5;
 
-		assert_true(fabs(d - silu_grad(g)) < 1e-8);
+		assert_true(fabs(d - slope_of(g)) < 1e-8);
 	}
 	for (size_t s = 0; s < 6; s++) {
 		uint32_t T = shapes[s].T, f = shapes[s].f;
@@ -82,26 +89,64 @@ static void test_swiglu(void **state)
 			for (size_t i = 0; i < f; i++) {
 				double g = (double)both[t * 2 * f + i], u = (double)both[t * 2 * f + f + i];
 
-				h[t * f + i] = silu(g) * u;
-				du[t * f + i] = (double)dh[t * f + i] * silu(g);
-				dg[t * f + i] = (double)dh[t * f + i] * u * silu_grad(g);
+				h[t * f + i] = f_of(g) * u;
+				du[t * f + i] = (double)dh[t * f + i] * f_of(g);
+				dg[t * f + i] = (double)dh[t * f + i] * u * slope_of(g);
 			}
-		OK(OPS->swiglu(dev, queue, gate, up, out, &err));
+		OK(OPS->swiglu(dev, queue, act, gate, up, out, &err));
 		dt_close("h", dt_get(out), h, N, 1);
 		dt_gap(out, f);
 		struct ql_tensor tdh = dt_put(dh, T, f, f), odg = dt_out(T, f, f + 8), odu = dt_out(T, f, f);
 
-		OK(OPS->swiglu_grad(dev, queue, tdh, gate, up, odg, odu, &err));
+		OK(OPS->swiglu_grad(dev, queue, act, tdh, gate, up, odg, odu, &err));
 		dt_close("dgate", dt_get(odg), dg, N, 1);
 		dt_close("dup", dt_get(odu), du, N, 1);
-		OK(OPS->swiglu_grad(dev, queue, tdh, gate, up, gate, up, &err)); /* in place */
+		OK(OPS->swiglu_grad(dev, queue, act, tdh, gate, up, gate, up, &err)); /* in place */
 		dt_close("dgate in place", dt_get(gate), dg, N, 1);
 		dt_close("dup in place", dt_get(up), du, N, 1);
 		dt_gap(m, 2 * f);
 		out.cols = f + 1;
-		assert_int_equal(OPS->swiglu(dev, queue, gate, up, out, &err), QL_ESHAPE);
+		assert_int_equal(OPS->swiglu(dev, queue, act, gate, up, out, &err), QL_ESHAPE);
 		dt_each(NULL);
 	}
+}
+
+static void test_swiglu(void **state)
+{
+	(void)state;
+	gated(QL_ACT_SILU, silu, silu_grad);
+	gated(QL_ACT_GELU_TANH, gelu, gelu_grad);
+}
+
+static void test_softcap(void **state)
+{
+	static const uint32_t cols[] = {1, 7, 64, 1003};
+
+	(void)state;
+	for (size_t s = 0; s < 4; s++)
+		for (int k = 0; k < 2; k++) {
+			double c = k == 0 ? 30 : 0.5, *want = dt_host((size_t)3 * cols[s] * 8);
+			float *x = dt_host((size_t)3 * (cols[s] + 4) * 4), *got;
+			struct ql_tensor t = {.dtype = QL_F32, .rows = 3, .cols = cols[s], .ld = cols[s] + 4};
+
+			for (uint32_t r = 0; r < 3; r++)
+				for (uint32_t i = 0; i < cols[s] + 4; i++) {
+					/* tiny, middling and saturating values */
+					double v = dt_normal() * (i % 3 == 0 ? 1e-4 : i % 3 == 1 ? 1 : 100) * c;
+
+					x[r * t.ld + i] = i < cols[s] ? (float)v : NAN;
+					if (i < cols[s])
+						want[r * cols[s] + i] = c * tanh((double)(float)v / c);
+				}
+			t.data = dt_up(x, (size_t)3 * t.ld * 4);
+			OK(OPS->softcap(dev, queue, t, (float)c, &err));
+			got = dt_get(t);
+			for (uint32_t i = 0; i < 3 * cols[s]; i++)
+				assert_true(fabs((double)got[i] - want[i]) <= 2e-6 * fabs(want[i]));
+			dt_gap(t, cols[s]);
+			assert_int_equal(OPS->softcap(dev, queue, t, 0, &err), QL_EINVAL);
+			dt_each(NULL);
+		}
 }
 
 /* a NaN, whatever its payload, comes out as one and stays in its place */
@@ -116,7 +161,7 @@ static void test_swiglu_nan(void **state)
 		memcpy(&g[i * 17 + 3], &bits[i], 4);
 	struct ql_tensor tg = dt_put(g, 1, f, f), tu = dt_put(u, 1, f, f), th = dt_out(1, f, f);
 
-	OK(OPS->swiglu(dev, queue, tg, tu, th, &err));
+	OK(OPS->swiglu(dev, queue, QL_ACT_SILU, tg, tu, th, &err));
 	h = dt_get(th);
 	for (uint32_t i = 0; i < f; i++)
 		assert_int_equal(isnan(h[i]) != 0, i == 3 || i == 20 || i == 37);
@@ -131,16 +176,16 @@ static void test_embed(void **state)
 		for (size_t s = 0; s < 4; s++) {
 			uint32_t d = dims[s], vocab = 37, T = 11;
 			int32_t ids[11];
-			double *dense, *want = dt_host((size_t)T * d * 8);
+			double *dense, *want = dt_host((size_t)T * d * 8), scale = s % 2 == 0 ? 1 : 45.25;
 			struct ql_weight *w = dt_weight((enum dt_store)store, d, 1, &vocab, &dense);
 			struct ql_tensor y = dt_out(T, d, d + 3);
 
 			for (uint32_t t = 0; t < T; t++) {
 				ids[t] = t == 0 ? 36 : (int32_t)dt_below(vocab);
 				for (uint32_t i = 0; i < d; i++)
-					want[t * d + i] = (double)dt_round(dense[(size_t)ids[t] * d + i]);
+					want[t * d + i] = (double)dt_round(scale * dense[(size_t)ids[t] * d + i]);
 			}
-			OK(OPS->embed(dev, queue, w, dt_up(ids, sizeof ids), y, &err));
+			OK(OPS->embed(dev, queue, w, dt_up(ids, sizeof ids), (float)scale, y, &err));
 			dt_close_tol(dt_store_name[store], dt_get(y), want, (size_t)T * d, dev->act == QL_BF16 ? 1e-2 : 1e-7);
 			dt_gap(y, d);
 			dt_each(NULL);
@@ -255,7 +300,7 @@ static void test_argmax(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_teardown(test_rope, dt_each),	   cmocka_unit_test_teardown(test_swiglu, dt_each),
+		cmocka_unit_test_teardown(test_rope, dt_each),	   cmocka_unit_test_teardown(test_softcap, dt_each), cmocka_unit_test_teardown(test_swiglu, dt_each),
 		cmocka_unit_test_teardown(test_swiglu_nan, dt_each),
 		cmocka_unit_test_teardown(test_embed, dt_each),	   cmocka_unit_test_teardown(test_embed_noise, dt_each),	   cmocka_unit_test_teardown(test_kv_write, dt_each),
 		cmocka_unit_test_teardown(test_argmax, dt_each),

@@ -4,24 +4,28 @@
 struct shape {
 	uint32_t T, d, vocab, n;
 	enum dt_store store;
+	double cap; /* soft cap, 0 = none */
 };
 
 static const struct shape shapes[] = {
-	{1, 32, 2, 1, DT_F32},	     {9, 64, 33, 5, DT_Q8_0},	{40, 96, 1000, 40, DT_BF16}, {17, 64, 257, 0, DT_F16},
-	{30, 128, 5003, 21, DT_Q8_0}, {450, 32, 300, 420, DT_F32}, {6, 192, 70, 3, DT_NF4},
+	{1, 32, 2, 1, DT_F32, 0},	     {9, 64, 33, 5, DT_Q8_0, 0},	{40, 96, 1000, 40, DT_BF16, 0}, {17, 64, 257, 0, DT_F16, 0},
+	{30, 128, 5003, 21, DT_Q8_0, 0}, {450, 32, 300, 420, DT_F32, 0}, {6, 192, 70, 3, DT_NF4, 0},
+	{33, 64, 500, 19, DT_BF16, 1.5}, {5, 96, 40, 5, DT_F32, 30},
 };
 
 static void ref(const struct shape *s, const double *w, const double *h, uint32_t label, double gs, double *nll, int32_t *arg,
 		double *dh)
 {
-	double *z = malloc(s->vocab * sizeof *z), top = -INFINITY, sum = 0;
+	double *z = malloc(s->vocab * sizeof *z), *slope = malloc(s->vocab * sizeof *slope), top = -INFINITY, sum = 0;
 
-	assert_non_null(z);
+	assert_true(z != NULL && slope != NULL);
 	*arg = 0;
 	for (uint32_t v = 0; v < s->vocab; v++) {
 		z[v] = 0;
 		for (uint32_t c = 0; c < s->d; c++)
 			z[v] += h[c] * w[(size_t)v * s->d + c];
+		slope[v] = s->cap > 0 ? 1 - tanh(z[v] / s->cap) * tanh(z[v] / s->cap) : 1;
+		z[v] = s->cap > 0 ? s->cap * tanh(z[v] / s->cap) : z[v];
 		if (z[v] > top) {
 			top = z[v];
 			*arg = (int32_t)v;
@@ -32,8 +36,9 @@ static void ref(const struct shape *s, const double *w, const double *h, uint32_
 	*nll = top + log(sum) - z[label];
 	for (uint32_t v = 0; dh != NULL && v < s->vocab; v++)
 		for (uint32_t c = 0; c < s->d; c++)
-			dh[c] += gs * (exp(z[v] - top) / sum - (v == label)) * w[(size_t)v * s->d + c];
+			dh[c] += gs * (exp(z[v] - top) / sum - (v == label)) * slope[v] * w[(size_t)v * s->d + c];
 	free(z);
+	free(slope);
 }
 
 static void run(const struct shape *s)
@@ -60,7 +65,7 @@ static void run(const struct shape *s)
 	}
 	arg_d = dt_up(arg_got, (s->n + 1) * 4);
 	struct ql_xent x = {.head = head, .hidden = dt_put(h, s->T, s->d, s->d + 8), .rows = dt_up(rows, (s->n + 1) * 4),
-			    .labels = dt_up(labels, (s->n + 1) * 4), .n = s->n, .grad_scale = (float)gs, .nll = nll_d,
+			    .labels = dt_up(labels, (s->n + 1) * 4), .n = s->n, .softcap = (float)s->cap, .grad_scale = (float)gs, .nll = nll_d,
 			    .argmax = arg_d, .dhidden = dt_out(s->T, s->d, s->d + 8)};
 
 	OK(OPS->cross_entropy(dev, queue, &x, &err));
@@ -90,13 +95,12 @@ static void test_table(void **state)
 	}
 }
 
-static void test_differences(void **state)
+static void differences(double cap)
 {
-	struct shape s = {1, 5, 7, 1, DT_F32};
+	struct shape s = {1, 5, 7, 1, DT_F32, cap};
 	double w[35], h[5], dh[5] = {0}, nll, up, down;
 	int32_t arg;
 
-	(void)state;
 	dt_seed(3);
 	for (int i = 0; i < 35; i++)
 		w[i] = dt_normal();
@@ -113,6 +117,13 @@ static void test_differences(void **state)
 		h[i] = keep;
 		assert_true(fabs(0.5 * (up - down) / 2e-5 - dh[i]) < 1e-8);
 	}
+}
+
+static void test_differences(void **state)
+{
+	(void)state;
+	differences(0);
+	differences(0.9);
 }
 
 /* equal largest logits: the lowest id; huge logits: no overflow */

@@ -64,8 +64,14 @@ static void refused_keys(void **state)
 		{C ",\"rope_theta\":0}", "rope_theta", QL_EINVAL},
 		{C ",\"head_dim\":15}", "head_dim", QL_EINVAL},
 		{C ",\"head_dim\":1024}", "head_dim", QL_EINVAL},
-		{C ",\"layer_types\":[\"linear_attention\"]}", "layer_types", QL_EUNSUPPORTED},
-		{C ",\"layer_types\":[\"sliding_attention\"]}", "sliding_window", QL_EINVAL},
+		{C ",\"layer_types\":[\"linear_attention\",\"full_attention\"]}", "layer_types", QL_EUNSUPPORTED},
+		{C ",\"layer_types\":[\"sliding_attention\",\"full_attention\"]}", "sliding_window", QL_EINVAL},
+		{C ",\"layer_types\":[\"full_attention\"]}", "layer_types", QL_EINVAL},
+		{C ",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4}}", "rope_type", QL_EUNSUPPORTED},
+		{C ",\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":4}}", "rope_type", QL_EUNSUPPORTED},
+		{C ",\"rope_scaling\":{\"type\":\"longrope\",\"short_factor\":[1],\"long_factor\":[1]}}", "rope_type", QL_EUNSUPPORTED},
+		{C ",\"no_rope_layers\":[1,0]}", "no_rope_layers", QL_EUNSUPPORTED},
+		{C ",\"attn_logit_softcapping\":50.0}", "attn_logit_softcapping", QL_EUNSUPPORTED},
 		{C ",\"pad_token_id\":32}", "bos_token_id", QL_EINVAL},
 		{"{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_size\":64,\"intermediate_size\":96,"
 		 "\"num_hidden_layers\":2,\"num_attention_heads\":4,\"num_key_value_heads\":3,\"vocab_size\":32}",
@@ -128,13 +134,14 @@ static void families(void **state)
 	assert_int_equal(parse(&a, text, &e), QL_OK);
 	assert_string_equal(a.family, "llama");
 	assert_string_equal(a.model_type, "mistral");
-	assert_int_equal(a.max_position_embeddings, 48); /* inside the window full attention is exact */
-	assert_int_equal(a.max_position_declared, 128);
+	assert_int_equal(a.max_position_embeddings, 128);
+	assert_int_equal(a.sliding_window, 48);
+	assert_true(a.layer[0] == QL_LAYER_WINDOW && a.layer[1] == QL_LAYER_WINDOW);
 	(void)snprintf(text, sizeof text, "{\"architectures\":[\"Qwen2ForCausalLM\"],\"model_type\":\"qwen2\",%s,"
 		       "\"sliding_window\":48,\"use_sliding_window\":false,\"eos_token_id\":[3,4,3]}", rest);
 	assert_int_equal(parse(&a, text, &e), QL_OK);
 	assert_true(a.attention_bias_qkv && !a.qk_norm);
-	assert_int_equal(a.max_position_embeddings, 128);
+	assert_int_equal(a.sliding_window, 0);
 	assert_int_equal(a.n_eos, 2);
 	assert_int_equal(ql_arch_tensor_count(&a), 1 + 2 * 12 + 2);
 	assert_int_equal(ql_arch_add_generation_json(&a, "{\"eos_token_id\":[4,5]}", 22, &e), QL_OK);
@@ -145,6 +152,97 @@ static void families(void **state)
 	ql_arch_tensor_at(&a, ql_arch_tensor_index_hf(&a, "model.layers.1.self_attn.k_norm.weight"), &t);
 	assert_int_equal(t.cols, 32);
 	assert_string_equal(t.gguf, "blk.1.attn_k_norm.weight");
+}
+
+static bool near(double a, double b, double rel) { return fabs(a - b) <= rel * fabs(b); }
+
+#define REST                                                                                                                      \
+	"\"hidden_size\":64,\"intermediate_size\":96,\"num_hidden_layers\":7,\"num_attention_heads\":4,\"num_key_value_heads\":2," \
+	"\"vocab_size\":32"
+#define CONFIG(arch, type, more) "{\"architectures\":[\"" arch "\"],\"model_type\":\"" type "\"," REST more "}"
+
+/* What the newer families add, and their own defaults. */
+static void families_more(void **state)
+{
+	static const char *const refused[] = {
+		CONFIG("Gemma2ForCausalLM", "gemma2", ",\"hidden_activation\":\"gelu\""),
+		CONFIG("Gemma2ForCausalLM", "gemma2", ",\"use_bidirectional_attention\":true"),
+		CONFIG("Gemma2ForCausalLM", "gemma2", ",\"query_pre_attn_scalar\":0"),
+		CONFIG("Gemma3ForCausalLM", "gemma3_text", ",\"attn_logit_softcapping\":50.0"),
+		CONFIG("Gemma3ForCausalLM", "gemma3_text",
+		       ",\"rope_parameters\":{\"sliding_attention\":{\"rope_type\":\"linear\",\"factor\":2}}"),
+		CONFIG("Gemma2ForCausalLM", "gemma2", ",\"rope_parameters\":{\"full_attention\":{},\"sliding_attention\":{}}"),
+		CONFIG("Phi3ForCausalLM", "phi3", ",\"rope_scaling\":{\"type\":\"su\",\"short_factor\":[1],\"long_factor\":[1]}"),
+		CONFIG("Phi3ForCausalLM", "phi3", ",\"partial_rotary_factor\":0.75"),
+		CONFIG("SmolLM3ForCausalLM", "smollm3", ",\"no_rope_layers\":[1,1]"),
+		CONFIG("Gemma3ForConditionalGeneration", "gemma3", ""),
+	};
+	float local[128];
+	struct ql_arch a;
+	struct ql_err e;
+
+	(void)state;
+	assert_int_equal(parse(&a, CONFIG("Gemma2ForCausalLM", "gemma2", ",\"sliding_window\":16,\"final_logit_softcapping\":null"), &e),
+			 QL_OK);
+	assert_true(a.norm_plus_one && a.post_norms && a.scaled_embeddings && a.tie_word_embeddings && !a.qk_norm);
+	assert_int_equal(a.act, QL_ARCH_GELU_TANH);
+	assert_int_equal(a.head_dim, 256);
+	assert_true(near(a.attn_scale, 1 / 16.0, 1e-9) && near(a.attn_softcap, 50, 1e-9) && !(a.logit_softcap > 0));
+	for (int l = 0; l < 7; l++)
+		assert_int_equal(a.layer[l], l % 2 == 0 ? QL_LAYER_WINDOW : 0);
+	assert_true(near((double)ql_arch_embed_scale(&a, QL_F32), 8, 1e-9));
+	a.hidden_size = 2048; /* √2048 = 45.2548 is 45.25 in bf16 */
+	assert_true(near((double)ql_arch_embed_scale(&a, QL_BF16), 45.25, 1e-9));
+	assert_int_equal(parse(&a, CONFIG("Gemma3ForCausalLM", "gemma3_text", ",\"head_dim\":16,\"rope_scaling\":{\"rope_type\":\"linear\","
+					  "\"factor\":8.0},\"rope_local_base_freq\":100"), &e), QL_OK);
+	assert_true(a.qk_norm && a.rope.kind == QL_ROPE_LINEAR && near(a.rope_theta, 1e6, 1e-9));
+	for (int l = 0; l < 7; l++)
+		assert_int_equal(a.layer[l], l == 5 ? 0 : QL_LAYER_WINDOW);
+	ql_arch_inv_freq_local(&a, local);
+	assert_true(near((double)local[4], 0.1, 1e-6)); /* its own base, no scaling */
+	assert_int_equal(parse(&a, CONFIG("SmolLM3ForCausalLM", "smollm3", ""), &e), QL_OK);
+	assert_true(a.layer[3] == QL_LAYER_NOPE && a.layer[2] == 0 && near(a.rope_theta, 2e6, 1e-9));
+	assert_int_equal(parse(&a, CONFIG("Phi3ForCausalLM", "phi3", ",\"sliding_window\":20"), &e), QL_OK);
+	assert_true(a.fused && a.layer[0] == QL_LAYER_WINDOW && a.sliding_window == 20);
+	for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++)
+		if (parse(&a, refused[i], &e) >= 0)
+			fail_msg("accepted: %s", refused[i]);
+}
+
+/* Fused tensors: each part is listed alone, files name the whole. */
+static void fused_tensors(void **state)
+{
+	struct ql_arch a;
+	struct ql_arch_tensor t;
+	struct ql_err e;
+	size_t i, whole = 0;
+
+	(void)state;
+	assert_int_equal(parse(&a, CONFIG("Phi3ForCausalLM", "phi3", ""), &e), QL_OK);
+	i = ql_arch_file_index_gguf(&a, "blk.6.attn_qkv.weight");
+	assert_int_equal(i, ql_arch_file_index_hf(&a, "model.layers.6.self_attn.qkv_proj.weight"));
+	assert_true(i != SIZE_MAX);
+	for (uint32_t p = 0, row = 0; p < 3; p++, row += t.rows) {
+		ql_arch_tensor_at(&a, i + p, &t);
+		assert_int_equal(t.module, QL_Q_PROJ + (int)p);
+		assert_int_equal(t.file_part, p);
+		assert_int_equal(t.file_parts, 3);
+		assert_int_equal(t.file_row, row);
+		assert_int_equal(t.file_rows, 64 + 32 + 32);
+		assert_string_equal(t.file_hf, "model.layers.6.self_attn.qkv_proj.weight");
+	}
+	ql_arch_tensor_at(&a, ql_arch_file_index_gguf(&a, "blk.0.ffn_up.weight") + 1, &t);
+	assert_string_equal(t.hf, "model.layers.0.mlp.up_proj.weight");
+	assert_int_equal(t.file_row, 96);
+	assert_true(ql_arch_file_index_hf(&a, "model.layers.0.mlp.up_proj.weight") == SIZE_MAX); /* no file has it alone */
+	assert_true(ql_arch_tensor_index_hf(&a, "model.layers.0.mlp.up_proj.weight") != SIZE_MAX);
+	for (i = 0; i < ql_arch_tensor_count(&a); i++) {
+		ql_arch_tensor_at(&a, i, &t);
+		assert_int_equal(ql_arch_file_index_hf(&a, t.file_hf), i - t.file_part);
+		assert_int_equal(ql_arch_file_index_gguf(&a, t.file_gguf), i - t.file_part);
+		whole += t.file_part == 0;
+	}
+	assert_int_equal(whole, 1 + 7 * 6 + 2);
 }
 
 static void tensor_list(void **state)
@@ -176,8 +274,6 @@ static void tensor_list(void **state)
 		assert_int_equal(ql_arch_gguf_row(16, ql_arch_hf_row(16, r)), r);
 	assert_int_equal(ql_arch_hf_row(16, 16 + 1), 16 + 8); /* row 2i + 1 of a head is row i + hd/2 */
 }
-
-static bool near(double a, double b, double rel) { return fabs(a - b) <= rel * fabs(b); }
 
 /* Llama 3.1: 29 frequencies kept, 6 between, 29 divided by 8; the middle factors of numerics.md. */
 static void rope_llama3(void **state)
@@ -315,6 +411,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(llama_config), cmocka_unit_test(refused_keys), cmocka_unit_test(accepted_keys),
 		cmocka_unit_test(families),	cmocka_unit_test(tensor_list),	cmocka_unit_test(rope_llama3),
+		cmocka_unit_test(families_more), cmocka_unit_test(fused_tensors),
 		cmocka_unit_test(rope_kinds),	cmocka_unit_test(gguf_metadata), cmocka_unit_test(gguf_rope_factors),
 	};
 

@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "core/formats/peft.h"
+#include "core/formats/safetensors.h"
 #include "tests/unit/formats/tiny.h"
 
 #define RANK 4
@@ -129,6 +130,114 @@ static void patterns(void **state)
 			free(mem);
 			scratch_close(&s);
 		}
+}
+
+static struct ql_arch fused_arch(void)
+{
+	static const char text[] = "{\"architectures\":[\"Phi3ForCausalLM\"],\"model_type\":\"phi3\",\"hidden_size\":64,"
+				   "\"intermediate_size\":96,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
+				   "\"num_key_value_heads\":2,\"vocab_size\":32}";
+	struct ql_arch a;
+
+	assert_int_equal(ql_arch_from_config_json(&a, text, strlen(text), NULL), QL_OK);
+	return a;
+}
+
+/* Where files fuse modules, pairs of parts become one of blocks and come back as they were, even when B is zero. */
+static void fused_modules(void **state)
+{
+	static const uint32_t masks[] = {QL_MODULES_ALL, 1u << QL_Q_PROJ | 1u << QL_V_PROJ | 1u << QL_UP_PROJ, 1u << QL_K_PROJ};
+	struct ql_arch a = fused_arch();
+
+	(void)state;
+	for (int k = 0; k < 3; k++)
+		for (int mode = 0; mode < 8; mode++) { /* rslora, own ranks, B zero */
+			struct ql_adapter_file f, back;
+			struct ql_st *st;
+			struct scratch s;
+			float *mem;
+
+			scratch_open(&s);
+			make_adapter(&f, &a, masks[k], (mode & 1) != 0, &mem);
+			for (uint32_t i = 0; i < 2 * QL_MODULES; i++) {
+				struct ql_adapter_pair *p = &f.pairs[i];
+				uint32_t rows, cols;
+
+				ql_arch_module_shape(&a, (int)(i % QL_MODULES), &rows, &cols);
+				if (p->a != NULL && (mode & 2) != 0 && i % 3 == 1) { /* of the same scale */
+					p->rank = 1;
+					p->alpha = (mode & 1) != 0 ? 4 : 2;
+				}
+				if (p->a != NULL && (mode & 4) != 0)
+					memset((float *)(uintptr_t)p->b, 0, (size_t)rows * p->rank * sizeof(float));
+			}
+			write_read(&f, &a, (struct ql_adapter_write_opts){QL_F32, "b", false}, &s, &back);
+			assert_int_equal(back.modules, masks[k]);
+			for (uint32_t i = 0; i < 2 * QL_MODULES; i++) {
+				struct ql_adapter_pair *p = &f.pairs[i], *q = &back.pairs[i];
+				uint32_t rows, cols;
+
+				ql_arch_module_shape(&a, (int)(i % QL_MODULES), &rows, &cols);
+				assert_true((p->a == NULL) == (q->a == NULL));
+				if (p->a == NULL)
+					continue;
+				assert_int_equal(p->rank, q->rank);
+				assert_true(fabs(p->alpha - q->alpha) < 1e-12);
+				assert_memory_equal(p->a, q->a, (size_t)p->rank * cols * sizeof(float));
+				assert_memory_equal(p->b, q->b, (size_t)p->rank * rows * sizeof(float));
+			}
+			ql_adapter_file_free(&back);
+			write_read(&f, &a, (struct ql_adapter_write_opts){QL_F32, "b", true}, &s, &back);
+			same_effect(&f, &back, &a, 1e-6);
+			assert_int_equal(ql_st_open_at(&st, s.fd, "adapter_model.safetensors", NULL), QL_OK);
+			assert_true(ql_st_find(st, "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight") == NULL);
+			assert_non_null(ql_st_find(st, "base_model.model.model.layers.1.self_attn.qkv_proj.lora_B.weight"));
+			ql_st_close(st);
+			ql_adapter_file_free(&back);
+			ql_adapter_file_free(&f);
+			free(mem);
+			scratch_close(&s);
+		}
+}
+
+/* A pair that another program made on the fused weight: the same A for each part, its rows of B. */
+static void fused_foreign(void **state)
+{
+	static const struct ql_st_spec specs[] = {
+		{"base_model.model.model.layers.0.self_attn.qkv_proj.lora_A.weight", QL_F32, 2, {4, 64}},
+		{"base_model.model.model.layers.0.self_attn.qkv_proj.lora_B.weight", QL_F32, 2, {128, 4}},
+	};
+	static const char config[] = "{\"peft_type\":\"LORA\",\"r\":4,\"lora_alpha\":8,\"target_modules\":[\"qkv_proj\"],"
+				     "\"layers_to_transform\":[0]}";
+	struct ql_arch a = fused_arch();
+	struct ql_adapter_file f;
+	struct ql_st_writer *w;
+	struct ql_err e = {0};
+	struct scratch s;
+	float values[512];
+	size_t k;
+
+	(void)state;
+	scratch_open(&s);
+	for (int i = 0; i < 512; i++)
+		values[i] = (float)i;
+	scratch_write(&s, "adapter_config.json", config, strlen(config));
+	assert_int_equal(ql_st_write_begin(&w, s.fd, "adapter_model.safetensors", specs, 2, NULL), QL_OK);
+	while ((k = ql_st_write_next(w)) < 2)
+		assert_int_equal(ql_st_write_data(w, values, k == 0 ? 4 * 64 * 4 : 128 * 4 * 4, NULL), QL_OK);
+	assert_int_equal(ql_st_write_commit(w, NULL), QL_OK);
+	if (ql_adapter_read(&f, s.fd, &a, &e) != QL_OK)
+		fail_msg("%s", e.message);
+	for (int m = QL_Q_PROJ; m <= QL_V_PROJ; m++) {
+		const struct ql_adapter_pair *p = &f.pairs[m];
+
+		assert_int_equal(p->rank, 4);
+		assert_memory_equal(p->a, values, 4 * 64 * sizeof(float));
+		assert_memory_equal(p->b, values + (m == QL_Q_PROJ ? 0 : m == QL_K_PROJ ? 64 * 4 : 96 * 4), 32 * 4 * sizeof(float));
+	}
+	assert_true(f.pairs[QL_O_PROJ].a == NULL && f.pairs[QL_MODULES].a == NULL);
+	ql_adapter_file_free(&f);
+	scratch_close(&s);
 }
 
 /* The text of the config, exactly. */
@@ -324,6 +433,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(round_trips), cmocka_unit_test(patterns),    cmocka_unit_test(golden_config),
 		cmocka_unit_test(configs),     cmocka_unit_test(bad_tensors), cmocka_unit_test(writer_refuses),
+		cmocka_unit_test(fused_modules), cmocka_unit_test(fused_foreign),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

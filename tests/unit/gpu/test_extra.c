@@ -86,11 +86,11 @@ static void test_graph(void **state)
 	OK(OPS->table_set(dev, queue, table, 1, 0, in, out[0], &s.part[0], &err));
 	a.table = table;
 	a.row_slot = dt_up(slot, sizeof slot);
-	OK(OPS->rmsnorm(dev, queue, other, rho, 1e-5f, h, NULL, &err));
+	OK(OPS->rmsnorm(dev, queue, other, rho, 0, 1e-5f, dt_none(), h, NULL, &err));
 	OK(OPS->linear(dev, queue, &a, &err));
 	direct = dt_get(y);
 	OK(OPS->graph_begin(dev, queue, &err));
-	OK(OPS->rmsnorm(dev, queue, x, rho, 1e-5f, h, NULL, &err));
+	OK(OPS->rmsnorm(dev, queue, x, rho, 0, 1e-5f, dt_none(), h, NULL, &err));
 	OK(OPS->linear(dev, queue, &a, &err));
 	assert_int_equal(OPS->sync(dev, queue, &err), QL_ESTATE);
 	assert_int_equal(OPS->upload(dev, queue, x.data, x1, 4, &err), QL_ESTATE);

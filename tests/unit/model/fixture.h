@@ -1,4 +1,4 @@
-/* fixture.h - a tiny llama model with random weights in a Hugging Face directory, loaded on the device under test. */
+/* fixture.h - a tiny model with random weights in a Hugging Face directory, loaded on the device under test. */
 #ifndef QL_TESTS_MODEL_FIXTURE_H
 #define QL_TESTS_MODEL_FIXTURE_H
 
@@ -28,7 +28,7 @@ static inline float fx_random(uint64_t stream, uint64_t i)
 	return (ql_u01(w[0]) + ql_u01(w[1]) + ql_u01(w[2]) - 1.5f) * 2.0f; /* variance 1 */
 }
 
-static inline void fx_write(const struct scratch *s)
+static inline void fx_write_config(const struct scratch *s, const char *config)
 {
 	struct ql_arch a;
 	struct ql_arch_tensor t[64];
@@ -36,15 +36,19 @@ static inline void fx_write(const struct scratch *s)
 	struct ql_st_writer *w;
 	size_t n, k;
 
-	scratch_write(s, "config.json", FX_CONFIG, strlen(FX_CONFIG));
-	assert_int_equal(ql_arch_from_config_json(&a, FX_CONFIG, strlen(FX_CONFIG), NULL), QL_OK);
-	n = ql_arch_tensor_count(&a);
-	assert_true(n <= 64);
-	for (size_t i = 0; i < n; i++) {
-		ql_arch_tensor_at(&a, i, &t[i]);
-		specs[i] = (struct ql_st_spec){t[i].hf, QL_F32, t[i].n_dims, {t[i].rows, t[i].cols}};
-		if (t[i].n_dims == 1)
-			specs[i].shape[0] = t[i].cols;
+	scratch_write(s, "config.json", config, strlen(config));
+	assert_int_equal(ql_arch_from_config_json(&a, config, strlen(config), NULL), QL_OK);
+	n = 0;
+	for (size_t i = 0; i < ql_arch_tensor_count(&a); i++) { /* as files have them */
+		assert_true(n < 64);
+		ql_arch_tensor_at(&a, i, &t[n]);
+		if (t[n].file_part > 0)
+			continue;
+		t[n].rows = t[n].file_rows;
+		specs[n] = (struct ql_st_spec){t[n].file_hf, QL_F32, t[n].n_dims, {t[n].rows, t[n].cols}};
+		if (t[n].n_dims == 1)
+			specs[n].shape[0] = t[n].cols;
+		n++;
 	}
 	assert_int_equal(ql_st_write_begin(&w, s->fd, "model.safetensors", specs, n, NULL), QL_OK);
 	while ((k = ql_st_write_next(w)) < n) {
@@ -52,12 +56,14 @@ static inline void fx_write(const struct scratch *s)
 		float *p = malloc(count * sizeof *p);
 
 		for (size_t i = 0; i < count; i++)
-			p[i] = t[k].norm ? 1.0f + 0.1f * fx_random(k, i) : fx_random(k, i) * 0.15f;
+			p[i] = t[k].norm ? (a.norm_plus_one ? 0.0f : 1.0f) + 0.1f * fx_random(k, i) : fx_random(k, i) * 0.15f;
 		assert_int_equal(ql_st_write_data(w, p, count * sizeof *p, NULL), QL_OK);
 		free(p);
 	}
 	assert_int_equal(ql_st_write_commit(w, NULL), QL_OK);
 }
+
+static inline void fx_write(const struct scratch *s) { fx_write_config(s, FX_CONFIG); }
 
 struct fx {
 	struct ql_source *source;

@@ -4,11 +4,30 @@
 
 static struct scratch dir;
 
+/* One tiny model for each thing a family adds; windows shorter than the sequences below. */
+#define SIZES                                                                                                                  \
+	"\"hidden_size\":64,\"intermediate_size\":96,\"num_hidden_layers\":3,\"num_attention_heads\":4,\"num_key_value_heads\":2," \
+	"\"vocab_size\":48,\"rms_norm_eps\":1e-5,\"max_position_embeddings\":256,\"bos_token_id\":1,\"eos_token_id\":2,"
+static const char *const configs[] = {
+	FX_CONFIG,
+	"{\"architectures\":[\"Qwen3ForCausalLM\"],\"model_type\":\"qwen3\"," SIZES "\"head_dim\":32}",
+	"{\"architectures\":[\"MistralForCausalLM\"],\"model_type\":\"mistral\"," SIZES "\"sliding_window\":9}",
+	"{\"architectures\":[\"Phi3ForCausalLM\"],\"model_type\":\"phi3\"," SIZES "\"sliding_window\":null}",
+	"{\"architectures\":[\"SmolLM3ForCausalLM\"],\"model_type\":\"smollm3\"," SIZES "\"no_rope_layers\":[1,0,1]}",
+	"{\"architectures\":[\"Gemma2ForCausalLM\"],\"model_type\":\"gemma2\"," SIZES
+	"\"head_dim\":32,\"sliding_window\":11,\"query_pre_attn_scalar\":24,\"attn_logit_softcapping\":4.0,"
+	"\"final_logit_softcapping\":3.0}",
+	"{\"architectures\":[\"Gemma3ForCausalLM\"],\"model_type\":\"gemma3_text\"," SIZES
+	"\"head_dim\":32,\"sliding_window\":7,\"sliding_window_pattern\":2,\"query_pre_attn_scalar\":32,"
+	"\"rope_local_base_freq\":100}",
+};
+static size_t which; /* of configs */
+
 static int setup(void **state)
 {
 	(void)state;
 	scratch_open(&dir);
-	fx_write(&dir);
+	fx_write_config(&dir, configs[which]);
 	return 0;
 }
 
@@ -331,5 +350,11 @@ int main(void)
 		cmocka_unit_test(test_cached_is_full),
 	};
 
-	return cmocka_run_group_tests(tests, setup, teardown);
+	int failed = 0;
+
+	for (which = 0; which < sizeof configs / sizeof configs[0]; which++) {
+		print_message("%.60s…\n", configs[which]);
+		failed += cmocka_run_group_tests(tests, setup, teardown);
+	}
+	return failed;
 }
