@@ -167,15 +167,11 @@ static int make_dense(struct ql_model *m, uint64_t seed, struct ql_weight **out,
 static int fill(struct ql_model *m, struct ql_err *e)
 {
 	const struct ql_arch *a = &m->arch;
-	float freq[QL_HEAD_DIM_MAX / 2];
 	struct source s = {0};
 	int rc = source_new(&s, a, e);
 
-	ql_arch_inv_freq(a, freq);
 	if (rc == QL_OK)
-		rc = m->dev->ops->alloc(m->dev, QL_MEM_BASE, (size_t)a->head_dim / 2 * 4, (void **)&m->inv_freq, e);
-	if (rc == QL_OK)
-		rc = m->dev->ops->upload(m->dev, m->queue, m->inv_freq, freq, (size_t)a->head_dim / 2 * 4, e);
+		rc = ql_model_constants(m, QL_BF16, e);
 	if (rc == QL_OK)
 		rc = make_dense(m, 1, &m->embed, e);
 	if (rc == QL_OK && a->tie_word_embeddings)

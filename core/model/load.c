@@ -194,7 +194,7 @@ static int load_group(struct ql_model *m, uint32_t layer, int group, struct ql_e
 static int load_layer(struct ql_model *m, uint32_t i, struct ql_err *e)
 {
 	struct ql_layer *l = &m->layers[i];
-	bool post = m->arch.post_norms, window = (m->arch.layer[i] & QL_LAYER_WINDOW) != 0;
+	bool post = m->arch.post_norms;
 	const struct { const char *name; float **out; } norms[] = {
 		{"input_layernorm", &l->norm1},
 		{post ? "pre_feedforward_layernorm" : "post_attention_layernorm", &l->norm2},
@@ -203,9 +203,6 @@ static int load_layer(struct ql_model *m, uint32_t i, struct ql_err *e)
 	};
 	int rc = QL_OK;
 
-	l->window = window ? m->arch.sliding_window : 0;
-	if (!(m->arch.layer[i] & QL_LAYER_NOPE))
-		l->inv_freq = window && m->inv_freq_local != NULL ? m->inv_freq_local : m->inv_freq;
 	for (int g = 0; rc == QL_OK && g < QL_GROUPS; g++)
 		rc = load_group(m, i, g, e);
 	for (size_t k = 0; rc == QL_OK && k < sizeof norms / sizeof norms[0]; k++) {
@@ -222,28 +219,35 @@ static int load_layer(struct ql_model *m, uint32_t i, struct ql_err *e)
 	return rc;
 }
 
-static int load_frequencies(struct ql_model *m, struct ql_err *e)
+int ql_model_constants(struct ql_model *m, enum ql_dtype embeddings, struct ql_err *e)
 {
 	float freq[QL_HEAD_DIM_MAX / 2];
 	int rc;
 
+	m->embed_scale = ql_arch_embed_scale(&m->arch, embeddings);
 	ql_arch_inv_freq(&m->arch, freq);
 	rc = put_floats(m, freq, m->arch.head_dim / 2, &m->inv_freq, e);
-	if (rc != QL_OK || !(m->arch.rope_theta_local > 0))
-		return rc;
-	ql_arch_inv_freq_local(&m->arch, freq);
-	return put_floats(m, freq, m->arch.head_dim / 2, &m->inv_freq_local, e);
+	if (rc == QL_OK && m->arch.rope_theta_local > 0) {
+		ql_arch_inv_freq_local(&m->arch, freq);
+		rc = put_floats(m, freq, m->arch.head_dim / 2, &m->inv_freq_local, e);
+	}
+	for (uint32_t i = 0; i < m->arch.num_hidden_layers; i++) {
+		bool window = (m->arch.layer[i] & QL_LAYER_WINDOW) != 0;
+
+		m->layers[i].window = window ? m->arch.sliding_window : 0;
+		if (!(m->arch.layer[i] & QL_LAYER_NOPE))
+			m->layers[i].inv_freq = window && m->inv_freq_local != NULL ? m->inv_freq_local : m->inv_freq;
+	}
+	return rc;
 }
 
 static int load_all(struct ql_model *m, const struct ql_model_opts *o, struct ql_err *e)
 {
 	struct ql_source_tensor embed;
-	int rc = load_frequencies(m, e);
+	int rc = ql_source_find(m->source, "model.embed_tokens.weight", &embed, e);
 
 	if (rc == QL_OK)
-		rc = ql_source_find(m->source, "model.embed_tokens.weight", &embed, e);
-	if (rc == QL_OK)
-		m->embed_scale = ql_arch_embed_scale(&m->arch, embed.dtype);
+		rc = ql_model_constants(m, embed.dtype, e);
 	if (rc == QL_OK)
 		rc = load_dense(m, "model.embed_tokens.weight", &m->embed, e);
 	if (rc == QL_OK && m->arch.tie_word_embeddings)

@@ -68,6 +68,9 @@ int ql_model_load(struct ql_model **out, struct ql_device *dev, struct ql_source
 		  struct ql_err *e);
 void ql_model_free(struct ql_model *m); /* accepts NULL; leaves the device open */
 
+/* What follows from m->arch alone, for whoever fills a model's weights (ql_model_load does): the scale of embeddings of that type,
+ * rotary frequencies on the device, each layer's share of them and its window.  m->dev, queue, arch and layers are set. */
+int ql_model_constants(struct ql_model *m, enum ql_dtype embeddings, struct ql_err *e);
 /* Dense copies (in the activation type) of the linears of layers 0 … n-1: large products then skip the expansion of 4-bit weights;
  * results are the same bits.  hold makes them, or counts one more holder of those that exist, until memory ends, and returns how many
  * layers have one (0 on devices without); release takes that number back.  Inside the gate. */
