@@ -1,8 +1,12 @@
 /* models.c - /v1/models (api.md §7.3) and the adapter routes (§11). */
 #include "daemon/models.h"
 
+#include <stdio.h>
+#include <stdlib.h>
+
 #include "api/handlers.h"
 #include "api/fields.h"
+#include "daemon/adapter_import.h"
 
 static void give(struct ql_req *r, int rc, json_t *out, const struct ql_fault *f)
 {
@@ -85,30 +89,98 @@ static const struct ql_field adapter_fields[] = {
 	{.name = "pinned", .type = QL_FT_BOOL, .offset = offsetof(struct adapter_request, pinned)},
 };
 
-/* Foreign adapters are not imported by this version; a fine-tuned model needs no loading, since its first request brings
- * it to the device.  Both are said instead of pretended. */
-static void adapter_request(struct ql_req *r, bool load)
+struct loading { /* freed by the last of the two: the request, the import */
+	struct ql_req *r;
+	struct ql_import *import;
+	char name[160];
+};
+
+static void say(struct ql_req *r, const char *name, const char *what)
+{
+	char *text = NULL;
+	int n = asprintf(&text, "Success: LoRA adapter '%s' %s successfully.", name, what);
+
+	if (n < 0)
+		ql_reply_json(r, 200, NULL);
+	else
+		ql_reply_bytes(r, 200, "text/plain; charset=utf-8", text, (size_t)n);
+}
+
+static void on_imported(void *user, const struct ql_fault *f)
+{
+	struct loading *l = user;
+
+	l->import = NULL;
+	if (f != NULL)
+		ql_reply_fault(l->r, f);
+	else
+		say(l->r, l->name, "added");
+}
+
+static void load_gone(struct ql_req *r)
+{
+	struct loading *l = r->state;
+
+	if (l->import != NULL)
+		ql_import_forget(l->import);
+	l->import = NULL;
+}
+
+static void load_free(struct ql_req *r)
+{
+	load_gone(r);
+	free(r->state);
+}
+
+/* lora_path is an uploaded file, or a fine-tuned model, which needs no loading: its first request brings it to the device. */
+void ql_h_adapter_load(struct ql_req *r)
 {
 	struct adapter_request q = {0};
 	struct ql_fault f = {0};
 	struct ql_model_ref m;
+	struct loading *l = NULL;
 
 	if (ql_fields_read(r->json, adapter_fields, sizeof adapter_fields / sizeof adapter_fields[0], "", &q, &f) != QL_OK)
 		goto bad;
-	if (load && q.path.v == NULL) {
+	if (q.path.v == NULL) {
 		(void)ql_bad_missing(&f, "lora_path");
 		goto bad;
 	}
-	if (ql_model_resolve(r->ctl, &r->who, load ? q.path.v : q.name.v, &m, &f) == QL_OK)
-		(void)ql_bad_unsupported(&f, load ? "lora_path" : "lora_name",
-					 "This model needs no loading: name it as `model` in a request; it is brought to the "
-					 "device, and removed from it, as needed.");
-	else
-		(void)ql_bad_unsupported(&f, load ? "lora_path" : "lora_name",
-					 "Importing adapters from a directory is not supported by this version.");
+	if (q.pinned.v) {
+		(void)ql_bad_unsupported(&f, "pinned", "Adapters are not pinned: they come to the device, and leave it, as needed.");
+		goto bad;
+	}
+	if (ql_model_resolve(r->ctl, &r->who, q.path.v, &m, NULL) == QL_OK) {
+		(void)ql_bad_unsupported(&f, "lora_path", "This model needs no loading: name it as `model` in a request; it is brought to the "
+							  "device, and removed from it, as needed.");
+		goto bad;
+	}
+	l = calloc(1, sizeof *l);
+	if (l == NULL) {
+		(void)ql_bad_internal(&f);
+		goto bad;
+	}
+	l->r = r;
+	(void)snprintf(l->name, sizeof l->name, "%s", q.name.v);
+	if (ql_adapter_import(r->ctl, &r->who, q.name.v, q.path.v, q.inplace.v, on_imported, l, &l->import, &f) != QL_OK)
+		goto bad;
+	r->state = l;
+	r->on_gone = load_gone;
+	r->on_free = load_free;
+	return;
 bad:
+	free(l);
 	ql_reply_fault(r, &f);
 }
 
-void ql_h_adapter_load(struct ql_req *r) { adapter_request(r, true); }
-void ql_h_adapter_unload(struct ql_req *r) { adapter_request(r, false); }
+void ql_h_adapter_unload(struct ql_req *r)
+{
+	struct adapter_request q = {0};
+	struct ql_fault f = {0};
+
+	if (ql_fields_read(r->json, adapter_fields, sizeof adapter_fields / sizeof adapter_fields[0], "", &q, &f) != QL_OK ||
+	    ql_adapter_remove(r->ctl, &r->who, q.name.v, &f) != QL_OK)
+		ql_reply_fault(r, &f);
+	else
+		say(r, q.name.v, "removed");
+}

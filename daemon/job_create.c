@@ -39,6 +39,18 @@ static int check_file(struct ql_control *ctl, const struct ql_who *who, const ch
 	return QL_OK;
 }
 
+static json_t *imported_shape(struct ql_control *ctl, const char *name)
+{
+	struct ql_err e = {0};
+	sqlite3_stmt *q = ql_store_query(ctl->store, &e, "SELECT shape FROM models WHERE name = ?1 AND job = ''", "s", name);
+	json_t *shape = NULL;
+
+	if (q != NULL && ql_store_step(ctl->store, q, &e) == 1)
+		(void)ql_json_parse(ql_store_text(q, 0), strlen(ql_store_text(q, 0)), QL_JSON_BODY_MAX, &shape, &e);
+	ql_store_done(q);
+	return shape;
+}
+
 /* The model that training starts from; continued training takes over the recipe's adapter shape. */
 static int check_model(struct ql_control *ctl, const struct ql_who *who, struct draft *d, struct ql_fault *f)
 {
@@ -50,6 +62,10 @@ static int check_model(struct ql_control *ctl, const struct ql_who *who, struct 
 				"The model '%.120s' is not available for fine-tuning.", d->req.model);
 	if (d->from.base)
 		return QL_OK;
+	if (d->from.job[0] == '\0') {
+		d->inherit = imported_shape(ctl, d->from.name);
+		return d->inherit != NULL ? QL_OK : ql_fault_internal(f, NULL, "model");
+	}
 	if (ql_job_load(ctl, d->from.job, &source, &e) != QL_OK)
 		return ql_fault_set(f, QL_EINVAL, 400, "model_not_available", "model", "The model '%.120s' has no training record.", d->req.model);
 	d->inherit = json_incref(source.recipe);

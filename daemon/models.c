@@ -82,7 +82,7 @@ static int not_found(struct ql_fault *f, const char *name)
 /* A finished model: a row of `models`. */
 static int find_model(struct ql_control *ctl, const struct ql_who *who, const char *name, struct ql_model_ref *out, struct ql_err *e)
 {
-	sqlite3_stmt *q = ql_store_query(ctl->store, e, "SELECT name, dir, seq, job FROM models WHERE name = ?1 AND (?2 = '' OR project = ?2)", "ss",
+	sqlite3_stmt *q = ql_store_query(ctl->store, e, "SELECT name, dir, seq, job, project FROM models WHERE name = ?1 AND (?2 = '' OR project = ?2)", "ss",
 					 name, ql_who_filter(who));
 	int rc = q == NULL ? e->code : ql_store_step(ctl->store, q, e);
 
@@ -91,6 +91,7 @@ static int find_model(struct ql_control *ctl, const struct ql_who *who, const ch
 		(void)snprintf(out->dir, sizeof out->dir, "%s", ql_store_text(q, 1));
 		out->generation = sqlite3_column_int64(q, 2);
 		(void)snprintf(out->job, sizeof out->job, "%s", ql_store_text(q, 3));
+		(void)snprintf(out->project, sizeof out->project, "%s", ql_store_text(q, 4));
 		out->step = -1;
 	}
 	ql_store_done(q);
@@ -160,8 +161,8 @@ static json_t *model_json(struct ql_control *ctl, const char *id, int64_t create
 
 /* Finished models, then checkpoints that do not carry a finished model's name, newest first. */
 #define ADAPTERS \
-	"SELECT name, created_at, bytes, rank, alpha, 'adapters/' FROM models WHERE ?1 = '' OR project = ?1 UNION ALL" \
-	" SELECT c.name, c.created_at, c.bytes, json_extract(j.recipe, '$.rank'), json_extract(j.recipe, '$.alpha'), 'jobs/' FROM checkpoints c" \
+	"SELECT name, created_at, bytes, rank, alpha, CASE job WHEN '' THEN 'import' ELSE 'fine-tune' END FROM models WHERE ?1 = '' OR project = ?1 UNION ALL" \
+	" SELECT c.name, c.created_at, c.bytes, json_extract(j.recipe, '$.rank'), json_extract(j.recipe, '$.alpha'), 'checkpoint' FROM checkpoints c" \
 	" JOIN jobs j ON j.id = c.job WHERE c.kind = 'user' AND c.invalid = 0 AND (?1 = '' OR j.project = ?1) AND c.name NOT IN (SELECT name FROM models)" \
 	" ORDER BY 2 DESC, 1"
 
@@ -216,8 +217,21 @@ void ql_model_forget(struct ql_control *ctl, const char *name)
 static int remove_rows(struct ql_control *ctl, const struct ql_model_ref *m, struct ql_err *e)
 {
 	struct ql_job j;
-	int rc = ql_job_load(ctl, m->job, &j, e);
+	int rc;
 
+	if (m->job[0] == '\0') { /* imported */
+		rc = ql_store_begin(ctl->store, e);
+		if (rc == QL_OK) {
+			rc = ql_store_run(ctl->store, e, "DELETE FROM models WHERE name = ?1", "s", m->name);
+			if (rc >= 0)
+				rc = ql_revision_bump(ctl, m->project, NULL, NULL, e);
+			if (rc == QL_OK)
+				return ql_store_commit(ctl->store, e);
+			ql_store_rollback(ctl->store);
+		}
+		return rc;
+	}
+	rc = ql_job_load(ctl, m->job, &j, e);
 	if (rc != QL_OK)
 		return rc;
 	rc = ql_job_begin(ctl, e);
@@ -236,6 +250,17 @@ static int remove_rows(struct ql_control *ctl, const struct ql_model_ref *m, str
 	return rc;
 }
 
+int ql_model_unused(struct ql_control *ctl, const struct ql_model_ref *m, struct ql_fault *f)
+{
+	if (ql_store_int(ctl->store, 1,
+			 "SELECT count(*) FROM jobs WHERE (adapter_from = ?1 OR id = ?2) AND state NOT IN ('succeeded', 'failed', 'cancelled')", "ss",
+			 m->name, m->job) > 0)
+		return ql_fault_set(f, QL_ESTATE, 400, "invalid_state", "model", "A job that has not ended needs this model.");
+	if (ql_store_int(ctl->store, 1, "SELECT count(*) FROM exports WHERE model = ?1 AND state IN ('queued', 'running')", "s", m->name) > 0)
+		return ql_fault_set(f, QL_ESTATE, 400, "invalid_state", "model", "An export that has not ended needs this model.");
+	return QL_OK;
+}
+
 int ql_model_delete(struct ql_control *ctl, const struct ql_who *who, const char *name, json_t **out, struct ql_fault *f)
 {
 	struct ql_model_ref m, ckpt = {0};
@@ -247,12 +272,8 @@ int ql_model_delete(struct ql_control *ctl, const struct ql_who *who, const char
 		return rc;
 	if (m.base)
 		return ql_fault_set(f, QL_EINVAL, 400, "invalid_value", "model", "The base model cannot be deleted.");
-	if (ql_store_int(ctl->store, 1,
-			 "SELECT count(*) FROM jobs WHERE (adapter_from = ?1 OR id = ?2) AND state NOT IN ('succeeded', 'failed', 'cancelled')", "ss",
-			 m.name, m.job) > 0)
-		return ql_fault_set(f, QL_ESTATE, 400, "invalid_state", "model", "A job that has not ended needs this model.");
-	if (ql_store_int(ctl->store, 1, "SELECT count(*) FROM exports WHERE model = ?1 AND state IN ('queued', 'running')", "s", m.name) > 0)
-		return ql_fault_set(f, QL_ESTATE, 400, "invalid_state", "model", "An export that has not ended needs this model.");
+	if ((rc = ql_model_unused(ctl, &m, f)) != QL_OK)
+		return rc;
 	if (find_checkpoint(ctl, who, m.name, &ckpt, &e) < 0 || remove_rows(ctl, &m, &e) != QL_OK)
 		return ql_fault_internal(f, &e, "model delete");
 	ql_model_forget(ctl, m.name);
@@ -294,7 +315,7 @@ int ql_adapter_list(struct ql_control *ctl, const struct ql_who *who, json_t **o
 					(json_int_t)sqlite3_column_int64(q, 3), "alpha", sqlite3_column_double(q, 4), "bytes",
 					(json_int_t)sqlite3_column_int64(q, 2), "tier", ql_engine_holds(ctl, ql_store_text(q, 0)) ? "device" : "disk",
 					"pinned", 0, "source",
-					strcmp(ql_store_text(q, 5), "jobs/") == 0 ? "checkpoint" : "fine-tune", "parent", ctl->base_name, "created",
+					ql_store_text(q, 5), "parent", ctl->base_name, "created",
 					(json_int_t)sqlite3_column_int64(q, 1)));
 	ql_store_done(q);
 	*out = rc < 0 ? NULL : json_pack("{s:s,s:O}", "object", "list", "data", data);

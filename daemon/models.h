@@ -9,7 +9,8 @@ struct ql_model_ref {
 	char name[QL_MODEL_NAME_SIZE];      /* canonical name (aliases resolved) */
 	char dir[160];                      /* adapter: directory below the state directory */
 	int64_t generation;                 /* adapter: for infer and export frames */
-	char job[QL_ID_SIZE];               /* job that made it, "" for the base */
+	char job[QL_ID_SIZE];               /* job that made it, "" for the base and for imported adapters */
+	char project[QL_PROJECT_SIZE];      /* of a finished or imported model */
 	int64_t step;                       /* checkpoint's step, -1 for a finished model */
 };
 

@@ -11,7 +11,7 @@
 
 #include "core/base/err.h"
 
-#define QL_STORE_VERSION 1
+#define QL_STORE_VERSION 2
 #define QL_STORE_APPLICATION_ID 0x714c6f52 /* "qLoR" */
 
 struct ql_store;

@@ -11,7 +11,8 @@
  *                finished model will get; deaths counts engine deaths at death_step (newest checkpoint then)
  *   events       seq is the time of insertion in microseconds, made unique: order within a job, and the id's first digits
  *   checkpoints  STATE/jobs/<job>/<dir>; kind user is listed, kind snapshot is for recovery only
- *   models       finished adapters, STATE/adapters/<job>
+ *   models       finished adapters, STATE/adapters/<job>; imported ones, STATE/adapters/import-…, have job '' and a shape (JSON:
+ *                rank, alpha, … as in a recipe)
  *   exports      STATE/exports/<id>
  *   repeats      idempotency: kind 0 by Idempotency-Key, kind 1 by fingerprint (retries of clients that send no key) */
 #include "daemon/store_schema.h"
@@ -62,5 +63,7 @@ static const char version_1[] =
 	" created_at INTEGER NOT NULL, PRIMARY KEY (project, route, kind, key)) STRICT;"
 	"CREATE INDEX repeats_time ON repeats (kind, created_at);";
 
-const char *const ql_store_migrations[] = {version_1};
+static const char version_2[] = "ALTER TABLE models ADD COLUMN shape TEXT;";
+
+const char *const ql_store_migrations[] = {version_1, version_2};
 const int ql_store_migrations_n = (int)(sizeof ql_store_migrations / sizeof ql_store_migrations[0]);

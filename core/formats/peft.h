@@ -49,6 +49,10 @@ double ql_adapter_pair_scale(const struct ql_adapter_file *f, const struct ql_ad
  * the modules the config targets.  f is filled on success only (free it then). */
 int ql_adapter_read(struct ql_adapter_file *f, int dirfd, const struct ql_arch *arch, struct ql_err *e);
 
+/* The same from a GGUF LoRA as llama.cpp reads it (general.type adapter, adapter.type lora); every tensor must belong to one of
+ * the model's linears.  QL_EMISMATCH: another kind of file or architecture. */
+int ql_adapter_read_gguf(struct ql_adapter_file *f, int dirfd, const char *file, const struct ql_arch *arch, struct ql_err *e);
+
 struct ql_adapter_write_opts {
 	enum ql_dtype dtype;   /* QL_F32 (as PEFT keeps them), QL_BF16 or QL_F16 */
 	const char *base_name; /* base_model_name_or_path, must not be empty */

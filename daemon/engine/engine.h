@@ -44,6 +44,7 @@ struct engine {
 	struct job *jobs;
 	struct export_task *exports;
 	bool export_running;
+	_Atomic bool importing;
 	_Atomic unsigned long trained_tokens;
 	double last_status;
 	unsigned long last_generated;
@@ -76,6 +77,10 @@ int engine_dataset(struct engine *g, const char *path, const json_t *recipe, con
 
 /* requests.c */
 void engine_infer(struct engine *g, const json_t *frame);
+void engine_send_error(int64_t id, const struct ql_err *e); /* frame infer_error */
+
+/* import.c */
+void engine_import(struct engine *g, const json_t *frame, int64_t id);
 
 /* prompts.c */
 /* The frame's messages, through the adapter's or the base's template, as tokens; text, if not NULL, gets the rendered form. */

@@ -91,7 +91,7 @@ static void on_done(void *ctx, const struct ql_infer_usage *u)
 	free(p);
 }
 
-static void send_error(int64_t id, const struct ql_err *e)
+void engine_send_error(int64_t id, const struct ql_err *e)
 {
 	engine_send(json_pack("{s:s, s:I, s:i, s:s, s:s, s:s}", "type", "infer_error", "id", (json_int_t)id, "code", e->code,
 			      "error_code", engine_error_word(e->code, e->param), "param", e->param, "message", e->message));
@@ -100,7 +100,7 @@ static void send_error(int64_t id, const struct ql_err *e)
 static void fail_group(struct group *q, const struct ql_err *e)
 {
 	if (!atomic_exchange(&q->failed, true))
-		send_error(q->id, e);
+		engine_send_error(q->id, e);
 }
 
 static void on_error(void *ctx, const struct ql_err *e)
@@ -284,7 +284,7 @@ static void generate(struct engine *g, const json_t *f, int64_t id, bool chat)
 
 	if (p == NULL || q == NULL) {
 		(void)ql_err_set(&e, QL_ENOMEM, "out of memory");
-		send_error(id, &e);
+		engine_send_error(id, &e);
 		free(p);
 		free(q);
 		return;
@@ -330,11 +330,15 @@ void engine_infer(struct engine *g, const json_t *f)
 		generate(g, f, id, kind[1] == 'h');
 		return;
 	}
+	if (strcmp(kind, "import") == 0) {
+		engine_import(g, f, id);
+		return;
+	}
 	rc = engine_text(g, f, kind, &result, &e);
 	if (rc == QL_OK && result == NULL)
 		rc = ql_err_set(&e, QL_ENOMEM, "out of memory");
 	if (rc != QL_OK)
-		send_error(id, &e);
+		engine_send_error(id, &e);
 	else
 		engine_send(json_pack("{s:s, s:I, s:o}", "type", "infer_result", "id", (json_int_t)id, "result", result));
 }

@@ -20,12 +20,12 @@ BASE = "smollm2-135m"
 
 
 class Served:
-    def __init__(self, state):
-        self.state = pathlib.Path(state)
+    def __init__(self, state, base=None, name=BASE):
+        self.state, self.name = pathlib.Path(state), name
         self.log = self.state.parent / "daemon.log"
         env = {k: v for k, v in os.environ.items() if not k.startswith("QLORAD_")}
         with open(self.log, "w") as log:
-            self.proc = subprocess.Popen([os.environ["QL_QLORAD"], "serve", "--base", os.environ["QL_SMOL"], "--model-name", BASE,
+            self.proc = subprocess.Popen([os.environ["QL_QLORAD"], "serve", "--base", str(base or os.environ["QL_SMOL"]), "--model-name", name,
                                           "--state-dir", str(state), "--listen", "127.0.0.1:0", "--device", "cpu", "--threads", "2"],
                                          stdout=log, stderr=log, env=env)
         self.url = self.wait_log(r"listening on (http://127\.0\.0\.1:\d+)", 30).group(1)
@@ -68,15 +68,15 @@ class Served:
     def json(self, path, body=None):
         return json.loads(self.call(path, body))
 
-    def upload(self, path):
+    def upload(self, path, purpose="fine-tune", filename="train.jsonl"):
         b = uuid.uuid4().hex
-        data = (f'--{b}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n--{b}\r\nContent-Disposition: form-data; '
-                f'name="file"; filename="train.jsonl"\r\n\r\n').encode() + pathlib.Path(path).read_bytes() + f"\r\n--{b}--\r\n".encode()
+        data = (f'--{b}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\n{purpose}\r\n--{b}\r\nContent-Disposition: form-data; '
+                f'name="file"; filename="{filename}"\r\n\r\n').encode() + pathlib.Path(path).read_bytes() + f"\r\n--{b}--\r\n".encode()
         return json.loads(self.call("/v1/files", raw=data, content_type="multipart/form-data; boundary=" + b))["id"]
 
     def train(self, path, batch_size=8, seed=1, **qlora):
         job = self.json("/v1/fine_tuning/jobs", {
-            "model": BASE, "training_file": self.upload(path), "suffix": "interop", "seed": seed, "qlora": qlora,
+            "model": self.name, "training_file": self.upload(path), "suffix": "interop", "seed": seed, "qlora": qlora,
             "method": {"type": "supervised", "supervised": {"hyperparameters": {"batch_size": batch_size}}}})["id"]
         return self.finish("/v1/fine_tuning/jobs/" + job, 900)
 
@@ -90,12 +90,15 @@ class Served:
             time.sleep(0.2)
         raise AssertionError(f"{path} did not end:\n{self.tail()}")
 
-    def export(self, out, model, fmt, quantization=None):
+    def export(self, out, model, fmt, quantization=None, merge_base=None):
         """Creates, waits and downloads; the paths of the files by name."""
         body = {"model": model, "format": fmt}
         if quantization:
             body["quantization"] = quantization
+        if merge_base:
+            body["merge_base"] = merge_base
         x = self.finish("/v1/exports/" + self.json("/v1/exports", body)["id"], 600)
+        self.verification = x["verification"]
         pathlib.Path(out).mkdir(parents=True)
         for f in x["files"]:
             data = self.call(f"/v1/exports/{x['id']}/content?file={f['name']}")

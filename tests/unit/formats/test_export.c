@@ -388,6 +388,37 @@ static void compare_lora(const struct fixture *t, const char *file, double tol)
 	ql_gguf_close(g);
 }
 
+/* Our reader gives the adapter back: A as it was, scale·B as it was. */
+static void read_lora_back(struct fixture *t, const char *file)
+{
+	struct ql_adapter_file f;
+	struct ql_arch other = t->a;
+
+	if (ql_adapter_read_gguf(&f, t->s.fd, file, &t->a, &t->e) != QL_OK)
+		fail_msg("%s", t->e.message);
+	assert_int_equal(f.modules, t->f.modules);
+	for (size_t i = 0; i < (size_t)t->a.num_hidden_layers * QL_MODULES; i++) {
+		const struct ql_adapter_pair *p = &t->f.pairs[i], *q = &f.pairs[i];
+		uint32_t rows, cols;
+
+		assert_true((p->a == NULL) == (q->a == NULL));
+		if (p->a == NULL)
+			continue;
+		ql_arch_module_shape(&t->a, (int)(i % QL_MODULES), &rows, &cols);
+		assert_int_equal(q->rank, p->rank);
+		assert_memory_equal(p->a, q->a, (size_t)p->rank * cols * 4);
+		for (size_t k = 0; k < (size_t)p->rank * rows; k++)
+			assert_true(fabs((double)p->b[k] * ql_adapter_pair_scale(&t->f, p) - (double)q->b[k] * ql_adapter_pair_scale(&f, q)) <= 1e-6);
+	}
+	ql_adapter_file_free(&f);
+	other.num_hidden_layers = 1;
+	assert_int_equal(ql_adapter_read_gguf(&f, t->s.fd, file, &other, &t->e), QL_EMISMATCH); /* tensors of a layer we lack */
+	other = t->a;
+	other.intermediate_size = 32;
+	assert_int_equal(ql_adapter_read_gguf(&f, t->s.fd, file, &other, &t->e), QL_ESHAPE);
+	assert_int_equal(ql_adapter_read_gguf(&f, t->s.fd, "base.gguf", &t->a, &t->e), QL_ENOTFOUND); /* a model, no adapter */
+}
+
 static void gguf_lora(void **state)
 {
 	struct fixture t;
@@ -399,6 +430,7 @@ static void gguf_lora(void **state)
 	assert_int_equal(ql_export_gguf_lora(&t.x, QL_EXPORT_F32, t.s.fd, "a.gguf", &t.e), QL_OK);
 	assert_int_equal(ql_export_verify_gguf_lora(&t.x, QL_EXPORT_F32, t.s.fd, "a.gguf", &t.e), QL_OK);
 	compare_lora(&t, "a.gguf", 1e-5);
+	read_lora_back(&t, "a.gguf");
 	p = scratch_read(&t.s, "a.gguf", &len);
 	p[len - 60] ^= 1;
 	scratch_write(&t.s, "bad.gguf", p, len);
