@@ -75,6 +75,7 @@ int tool_q4(const struct tool_job *j, const struct ql_tset_tensor *t, struct ql_
 			rc = ql_q4_quantize(q, x, QL_F32, t->n, &j->q4, j->pool, e);
 		free(x);
 	}
+	ql_tset_drop(j->in, t);
 	if (rc != QL_OK)
 		(void)ql_err_prefix(e, "tensor %.200s", t->name);
 	return rc;
@@ -104,6 +105,7 @@ int tool_stream(struct tool_job *j, const struct ql_tset_tensor *t, enum ql_dtyp
 			if (rc == QL_OK)
 				rc = sink(ctx, out, ql_dtype_bytes(to, k), e);
 		}
+		ql_tset_drop(j->in, t);
 		tool_step(j, k, t->name);
 	}
 	free(x);
