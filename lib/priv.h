@@ -4,6 +4,7 @@
 
 #include "core/base/err.h"
 #include "core/base/dtype.h"
+#include "core/base/pool.h"
 #include "core/quant/q4.h"
 #include "include/qlorad/qlorad.h"
 
@@ -14,6 +15,8 @@ struct qlora_q4 {
 
 /* Copies an error of ours out, when there is one; returns rc. */
 int lib_done(int rc, const struct ql_err *e, struct qlora_error *err);
+/* Threads of one call, 1 … 256; NULL for 1. */
+int lib_pool(int threads, struct ql_pool **pool, struct ql_err *e);
 enum ql_dtype lib_dtype(enum qlora_type t); /* QL_DTYPE_COUNT if unknown */
 enum qlora_type lib_type(enum ql_dtype t);  /* QLORA_OTHER if it has no number */
 

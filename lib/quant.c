@@ -71,8 +71,7 @@ uint64_t qlora_type_bytes(enum qlora_type t, uint64_t n)
 	return d < QL_DTYPE_COUNT && ql_blk_known(d) && n % ql_dtypes[d].block == 0 ? ql_dtype_bytes(d, n) : 0;
 }
 
-/* Threads of one call; NULL for 1. */
-static int make_pool(int threads, struct ql_pool **pool, struct ql_err *e)
+int lib_pool(int threads, struct ql_pool **pool, struct ql_err *e)
 {
 	*pool = NULL;
 	if (threads < 1 || threads > 256)
@@ -91,7 +90,7 @@ static int q4_into(struct qlora_q4 *q, const void *src, enum ql_dtype dtype, con
 
 	if (!ql_mul_u64(q->rows, q->cols, &n) || n == 0)
 		return ql_err_set(e, QL_ESHAPE, "a matrix of %llu x %llu", (unsigned long long)q->rows, (unsigned long long)q->cols);
-	rc = make_pool(o->threads, &pool, e);
+	rc = lib_pool(o->threads, &pool, e);
 	if (rc == QL_OK && o->block == 0)
 		rc = ql_q4_quantize_channels(&q->q, src, dtype, q->rows, q->cols, &opts, pool, e);
 	else if (rc == QL_OK)
@@ -161,7 +160,7 @@ int qlora_blocks_quantize(enum qlora_type t, const float *src, uint64_t rows, ui
 {
 	struct ql_err e = {.offset = QL_NO_OFFSET};
 	struct ql_pool *pool;
-	int rc = make_pool(threads, &pool, &e);
+	int rc = lib_pool(threads, &pool, &e);
 
 	if (rc == QL_OK)
 		rc = ql_blk_quantize(lib_dtype(t), src, rows, cols, importance, dst, pool, &e);

@@ -60,6 +60,8 @@ static int measure(const struct ql_tset *sa, const struct ql_tset *sb, const str
 			rc = ql_tset_read(sb, b, i, n, y, e);
 		if (rc == QL_OK)
 			ql_quant_sums_add(s, x, y, n);
+		ql_tset_drop(sa, a);
+		ql_tset_drop(sb, b);
 	}
 	return rc;
 }

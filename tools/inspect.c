@@ -172,6 +172,7 @@ static int find_nonfinite(const struct ql_tset *s, const struct ql_tset_tensor *
 		uint64_t n = t->n - i < piece ? t->n - i : piece;
 
 		rc = ql_tset_read(s, t, i, n, x, e);
+		ql_tset_drop(s, t);
 		for (uint64_t k = 0; rc == QL_OK && k < n && *at == UINT64_MAX; k++)
 			if (!isfinite(x[k]))
 				*at = i + k;

@@ -163,6 +163,7 @@ static int write_codes(struct tool_job *j, struct ql_st_writer *w, const struct 
 		return rc;
 	rc = ql_st_write_data(w, q.codes, (q.n + 1) / 2, e);
 	free(q.owned);
+	ql_tset_drop(j->in, it->t);
 	tool_step(j, it->t->n - it->t->n / 2, it->t->name);
 	return rc;
 }
@@ -184,8 +185,11 @@ static int write_part(struct tool_job *j, struct ql_st_writer *w, const struct i
 	if (it->four_bit)
 		return write_codes(j, w, it, e);
 	if (!it->t->values) {
+		int rc = ql_st_write_data(w, it->t->data, it->t->bytes, e);
+
+		ql_tset_drop(j->in, it->t);
 		tool_step(j, it->t->n, it->t->name);
-		return ql_st_write_data(w, it->t->data, it->t->bytes, e);
+		return rc;
 	}
 	return tool_stream(j, it->t, it->to, sink, w, e);
 }

@@ -41,7 +41,7 @@ struct tool_job {
 	const char *type_name; /* as given, or NULL */
 	enum ql_dtype type;    /* what weights become; QL_DTYPE_COUNT: keep (convert) */
 	struct ql_q4_opts q4;
-	bool compat;
+	bool compat, json;
 	struct ql_pool *pool;
 	struct tool_progress progress;
 	uint64_t done, total; /* elements */

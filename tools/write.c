@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/base/json.h"
 #include "core/export/export.h"
 #include "core/quant/blk.h"
 #include "tools/priv.h"
@@ -12,7 +13,8 @@
 #define PIECE ((uint64_t)1 << 20)
 
 static const char help_quantize[] =
-	"usage: qlorad quantize IN OUT --type TYPE [--block N] [--double-quant on|off] [--compat] [--threads N]\n\n"
+	"usage: qlorad quantize IN OUT --type TYPE [--block N] [--double-quant on|off] [--compat] [--threads N]\n"
+	"                       [--json]\n\n"
 	"IN:  a Hugging Face directory, a safetensors (16/32 bit or bitsandbytes 4-bit), GGUF or QNAT file.\n"
 	"OUT: by its ending.\n"
 	"  .safetensors  nf4, fp4 in bitsandbytes' layout; int4 the same way, which only qlorad reads; f32, f16, bf16\n"
@@ -23,11 +25,12 @@ static const char help_quantize[] =
 	"  --block N            block size of the 4-bit types, 32 … 4096 (64)\n"
 	"  --double-quant on|off  quantise their scales too (on; QNAT keeps the plain scales beside)\n"
 	"  --compat             QNAT: the offsets as qlora-rs writes them\n"
-	"  --threads N          (all)\n\n"
+	"  --threads N          (all)\n"
+	"  --json               what was written, as one JSON object on standard output\n\n"
 	"Matrices are quantised; 1-D tensors and norms are not, and with 4-bit types neither are embeddings and output layers.\n\n"
 	"exit status: 0 written; 1 a file was refused or writing failed, nothing is left behind; 64 wrong usage\n";
 static const char help_convert[] =
-	"usage: qlorad convert IN OUT [--compat] [--threads N]\n\n"
+	"usage: qlorad convert IN OUT [--compat] [--threads N] [--json]\n\n"
 	"Writes the tensors of IN (see qlorad quantize --help) into another container, by OUT's ending, without quantising anew\n"
 	"where OUT can hold what IN has; anything else becomes f32, which is exact.  A Hugging Face directory becomes a GGUF model\n"
 	"in the type its weights have.\n\n"
@@ -75,6 +78,7 @@ int tool_q4(const struct tool_job *j, const struct ql_tset_tensor *t, struct ql_
 			rc = ql_q4_quantize(q, x, QL_F32, t->n, &j->q4, j->pool, e);
 		free(x);
 	}
+	ql_tset_drop(j->in, t);
 	if (rc != QL_OK)
 		(void)ql_err_prefix(e, "tensor %.200s", t->name);
 	return rc;
@@ -104,6 +108,7 @@ int tool_stream(struct tool_job *j, const struct ql_tset_tensor *t, enum ql_dtyp
 			if (rc == QL_OK)
 				rc = sink(ctx, out, ql_dtype_bytes(to, k), e);
 		}
+		ql_tset_drop(j->in, t);
 		tool_step(j, k, t->name);
 	}
 	free(x);
@@ -185,6 +190,7 @@ static bool parse(struct tool_job *j, int *argc, char **argv, int *threads)
 
 	j->type_name = tool_option(argc, argv, "--type", &bad);
 	j->compat = tool_flag(argc, argv, "--compat");
+	j->json = tool_flag(argc, argv, "--json");
 	if (!tool_args_ok(*argc, argv, 2, bad))
 		return false;
 	*threads = count != NULL ? atoi(count) : (int)sysconf(_SC_NPROCESSORS_ONLN);
@@ -235,6 +241,32 @@ static int write_to(struct tool_job *j, const char *out, struct ql_err *e)
 	return rc;
 }
 
+/* The container that was written, opened again: a file that our own readers refuse was not written. */
+static int summary(const struct tool_job *j, const char *out, struct ql_err *e)
+{
+	struct ql_tset *made;
+	uint64_t elements = 0, bytes = 0;
+	int rc = ql_tset_open(&made, out, false, e);
+	json_t *o;
+
+	if (rc != QL_OK)
+		return rc;
+	for (size_t i = 0; i < ql_tset_count(made); i++) {
+		elements += ql_tset_at(made, i)->n;
+		bytes += ql_tset_at(made, i)->bytes;
+	}
+	o = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I}", "in", j->in_path, "out", out, "kind",
+		      ql_tset_kind_name(ql_tset_kind(made)), "tensors", (json_int_t)ql_tset_count(made), "left_out",
+		      (json_int_t)j->left_out, "elements", (json_int_t)elements, "bytes", (json_int_t)bytes);
+	if (elements > 0)
+		(void)json_object_set_new(o, "bits_per_weight", ql_json_real((double)bytes * 8 / (double)elements));
+	(void)json_dumpf(o, stdout, JSON_INDENT(2));
+	(void)putchar('\n');
+	json_decref(o);
+	ql_tset_close(made);
+	return QL_OK;
+}
+
 int tool_write(int argc, char **argv)
 {
 	bool quantize = strcmp(argv[0], "quantize") == 0;
@@ -261,6 +293,8 @@ int tool_write(int argc, char **argv)
 		j.pool = ql_pool_new(threads);
 		rc = write_to(&j, argv[2], &e);
 	}
+	if (rc == QL_OK && j.json)
+		rc = summary(&j, argv[2], &e);
 	ql_pool_free(j.pool);
 	ql_tset_close(in);
 	if (rc == QL_OK && j.left_out > 0)

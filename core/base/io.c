@@ -355,6 +355,15 @@ int ql_map_at(struct ql_map *m, int dir, const char *name, struct ql_err *e)
 	return rc;
 }
 
+void ql_map_drop(const void *data, size_t size)
+{
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)data + page - 1) / page * page;
+	uintptr_t to = ((uintptr_t)data + size) / page * page;
+
+	if (from < to)
+		(void)madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
 void ql_map_free(struct ql_map *m)
 {
 	if (m->base != NULL)

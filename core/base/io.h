@@ -84,6 +84,9 @@ int ql_map_file(struct ql_map *m, const char *path, struct ql_err *e);
 /* The regular file `name` below directory `dir` (ql_io_open_read's rules), or with dir = -1 the file at the path `name`. */
 int ql_map_at(struct ql_map *m, int dir, const char *name, struct ql_err *e);
 int ql_map_fd(struct ql_map *m, int fd, struct ql_err *e);
+/* These bytes of a mapped file (never of other memory) are not needed soon: they leave this process's memory and are read again
+ * when touched.  So that work on files larger than the memory stays small. */
+void ql_map_drop(const void *data, size_t size);
 void ql_map_free(struct ql_map *m);
 
 #endif

@@ -85,7 +85,11 @@ static int read_base(const struct ql_export *x, const struct ql_arch_tensor *t, 
 	if (x->read_f32 != NULL)
 		return x->read_f32(x->ctx, t->hf, row, n_rows, dst, e);
 	rc = ql_source_find(x->source, t->hf, &s, e);
-	return rc == QL_OK ? ql_source_read_f32(x->source, &s, row, n_rows, dst, e) : rc;
+	if (rc == QL_OK)
+		rc = ql_source_read_f32(x->source, &s, row, n_rows, dst, e);
+	if (rc == QL_OK)
+		ql_source_drop(x->source, &s);
+	return rc;
 }
 
 struct add {

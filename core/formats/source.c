@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "core/base/checked.h"
+#include "core/base/io.h"
 #include "core/formats/source_priv.h"
 #include "core/quant/blk.h"
 
@@ -171,6 +172,12 @@ int ql_source_read_f32(const struct ql_source *s, const struct ql_source_tensor 
 		rc = ql_blk_dequantize(t->dtype, (const char *)t->data + from * row_bytes, t->cols, dst + r * t->cols, e);
 	}
 	return rc == QL_OK ? check_finite(t, row_begin, n_rows, dst, e) : rc;
+}
+
+void ql_source_drop(const struct ql_source *s, const struct ql_source_tensor *t)
+{
+	(void)s;
+	ql_map_drop(t->data, t->bytes);
 }
 
 const void *ql_source_raw(const struct ql_source *s, const struct ql_source_tensor *t, size_t *bytes)

@@ -41,6 +41,8 @@ int ql_source_find(const struct ql_source *s, const char *name, struct ql_source
  * QL_ENONFINITE naming the tensor and the row if a value is NaN or infinite. */
 int ql_source_read_f32(const struct ql_source *s, const struct ql_source_tensor *t, uint64_t row_begin, uint64_t n_rows,
 		       float *dst, struct ql_err *e);
+/* The tensor's bytes are not needed soon (core/base/io.h, ql_map_drop). */
+void ql_source_drop(const struct ql_source *s, const struct ql_source_tensor *t);
 /* The stored bytes when they are in HF row order, else NULL. */
 const void *ql_source_raw(const struct ql_source *s, const struct ql_source_tensor *t, size_t *bytes);
 

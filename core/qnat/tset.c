@@ -154,3 +154,17 @@ int ql_tset_read(const struct ql_tset *s, const struct ql_tset_tensor *t, uint64
 		return ql_err_param(e, QL_EINVAL, t->name, "tensor %.200s is read in whole blocks", t->name);
 	return ql_blk_dequantize(t->dtype, (const uint8_t *)t->data + begin / i->block * i->bytes, count, dst, e);
 }
+
+void ql_tset_drop(const struct ql_tset *s, const struct ql_tset_tensor *t)
+{
+	struct ql_source_tensor src;
+
+	if (t->data != NULL)
+		ql_map_drop(t->data, t->bytes);
+	else if (t->qnat != NULL)
+		ql_map_drop(t->qnat->data, t->qnat->bytes);
+	else if (t->q4 != NULL) /* its codes lie in the file */
+		ql_map_drop(t->q4->codes, t->q4->n / 2);
+	else if (t->permute != 0 && ql_source_find(s->source, t->name, &src, NULL) == QL_OK)
+		ql_source_drop(s->source, &src);
+}

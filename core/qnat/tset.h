@@ -51,6 +51,9 @@ const struct ql_tset_tensor *ql_tset_find(const struct ql_tset *s, const char *n
 int ql_tset_read(const struct ql_tset *s, const struct ql_tset_tensor *t, uint64_t begin, uint64_t count, float *dst,
 		 struct ql_err *e);
 
+/* The tensor's bytes are not needed soon (core/base/io.h, ql_map_drop). */
+void ql_tset_drop(const struct ql_tset *s, const struct ql_tset_tensor *t);
+
 /* The container behind it, NULL if it is another one. */
 const struct ql_gguf *ql_tset_gguf(const struct ql_tset *s);
 const struct ql_qnat *ql_tset_qnat(const struct ql_tset *s);

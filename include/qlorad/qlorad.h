@@ -96,6 +96,30 @@ QL_API uint64_t qlora_q4_blocks(const qlora_q4 *q);
 /* The scales of all blocks, double-quantised ones expanded, into out[qlora_q4_blocks]. */
 QL_API int qlora_q4_absmax(const qlora_q4 *q, float *out, struct qlora_error *err);
 QL_API void qlora_q4_free(qlora_q4 *q);
+/* The same from the caller's arrays, which are copied and checked: codes as above, one scale for each block (block 0: each row). */
+QL_API int qlora_q4_from(qlora_q4 **out, enum qlora_type type, uint64_t rows, uint64_t cols, uint32_t block, const uint8_t *codes,
+			 const float *absmax, struct qlora_error *err);
+
+/* ---- 4-bit with scale and zero point (asymmetric) ------------------------------------------------------------------------
+ * Two numbers for each block (options->block 0: each row).  NF4, FP4: half range h and middle c, value = level·h + c; INT4: step s
+ * and minimum, value = code·s + min.  The zero point takes part in the rounding.  Zero itself is in general not representable.
+ * For data away from zero; on weights around zero it gains nothing. */
+typedef struct qlora_asym qlora_asym;
+QL_API int qlora_asym_quantize(qlora_asym **out, const void *src, enum qlora_type src_type, uint64_t rows, uint64_t cols,
+			       const struct qlora_q4_options *options, struct qlora_error *err);
+QL_API int qlora_asym_dequantize(const qlora_asym *q, uint64_t begin, uint64_t count, void *dst, enum qlora_type dst_type,
+				 struct qlora_error *err);
+QL_API uint64_t qlora_asym_bytes(const qlora_asym *q); /* codes and both vectors as held */
+QL_API void qlora_asym_free(qlora_asym *q);
+
+/* ---- 8 bit ---------------------------------------------------------------------------------------------------------------
+ * Blocks of `block` (32 … 4096) elements: scale = absmax/127, code = rint(x/scale), value = code·scale.  codes [n], scales
+ * [ceil(n/block)] are the caller's. */
+QL_API int qlora_int8_quantize(const void *src, enum qlora_type src_type, uint64_t n, uint32_t block, int8_t *codes, float *scales,
+			       int threads, struct qlora_error *err);
+/* Elements [begin, begin + count); codes and scales point at the tensor's start. */
+QL_API int qlora_int8_dequantize(const int8_t *codes, const float *scales, uint32_t block, uint64_t begin, uint64_t count,
+				 float *dst, struct qlora_error *err);
 
 /* ---- GGUF block types --------------------------------------------------------------------------------------------------
  * ggml's layouts; without importance the bytes of its reference quantisers.  cols is a multiple of the block; dst holds

@@ -181,9 +181,60 @@ static void test_errors(void **ctx)
 	qlora_writer_free(NULL);
 }
 
+/* Zero points, 8 bit, and a 4-bit tensor taken apart and put together. */
+static void test_other_forms(void **ctx)
+{
+	struct qlora_q4_options o = QLORA_Q4_OPTIONS_INIT;
+	float x[512], y[512], z[512], absmax[8];
+	struct qlora_error err;
+	int8_t codes[512];
+	qlora_asym *a;
+	qlora_q4 *q, *r;
+	double sym = 0, asym = 0;
+
+	(void)ctx;
+	for (uint32_t i = 0; i < 512; i++)
+		x[i] = 4.0f + value(i);
+	o.type = QLORA_INT4;
+	o.double_quant = 0;
+	assert_int_equal(qlora_asym_quantize(&a, x, QLORA_F32, 8, 64, &o, &err), QLORA_OK);
+	assert_int_equal(qlora_asym_bytes(a), 256 + 2 * 4 * 8);
+	assert_int_equal(qlora_asym_dequantize(a, 0, 512, y, QLORA_F32, &err), QLORA_OK);
+	assert_int_equal(qlora_asym_dequantize(a, 1, 512, y, QLORA_F32, &err), QLORA_EINVAL);
+	assert_int_equal(qlora_q4_quantize(&q, x, QLORA_F32, 8, 64, &o, &err), QLORA_OK);
+	assert_int_equal(qlora_q4_dequantize(q, 0, 512, z, QLORA_F32, &err), QLORA_OK);
+	for (uint32_t i = 0; i < 512; i++) {
+		asym += fabs((double)x[i] - (double)y[i]);
+		sym += fabs((double)x[i] - (double)z[i]);
+	}
+	assert_true(asym < 0.5 * sym);
+	assert_int_equal(qlora_q4_absmax(q, absmax, &err), QLORA_OK);
+	assert_int_equal(qlora_q4_from(&r, QLORA_INT4, 8, 64, 64, qlora_q4_codes(q), absmax, &err), QLORA_OK);
+	assert_int_equal(qlora_q4_dequantize(r, 0, 512, y, QLORA_F32, &err), QLORA_OK);
+	assert_memory_equal(y, z, sizeof y);
+	qlora_q4_free(r);
+	absmax[3] = NAN;
+	assert_int_equal(qlora_q4_from(&r, QLORA_INT4, 8, 64, 64, qlora_q4_codes(q), absmax, &err), QLORA_EFORMAT);
+	assert_string_equal(err.param, "absmax");
+	assert_null(r);
+	assert_int_equal(qlora_q4_from(&r, QLORA_Q8_0, 8, 64, 64, qlora_q4_codes(q), absmax, &err), QLORA_EINVAL);
+	assert_int_equal(qlora_q4_from(&r, QLORA_NF4, UINT64_MAX, 2, 64, qlora_q4_codes(q), absmax, &err), QLORA_ESHAPE);
+	assert_int_equal(qlora_int8_quantize(x, QLORA_F32, 512, 64, codes, absmax, 2, &err), QLORA_OK);
+	assert_int_equal(qlora_int8_dequantize(codes, absmax, 64, 0, 512, y, &err), QLORA_OK);
+	assert_int_equal(qlora_int8_dequantize(codes, absmax, 63, 0, 512, y, &err), QLORA_EINVAL);
+	for (uint32_t i = 0; i < 512; i++)
+		assert_true(fabsf(x[i] - y[i]) <= 0.501f * absmax[i / 64]);
+	x[77] = INFINITY;
+	qlora_asym_free(a);
+	assert_int_equal(qlora_asym_quantize(&a, x, QLORA_F32, 8, 64, &o, &err), QLORA_ENONFINITE);
+	assert_int_equal(err.offset, 77);
+	qlora_q4_free(q);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_linear), cmocka_unit_test(test_files), cmocka_unit_test(test_errors)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(test_linear), cmocka_unit_test(test_files), cmocka_unit_test(test_other_forms),
+					   cmocka_unit_test(test_errors)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -69,7 +69,8 @@ static void test_bnb(void **ctx)
 	assert_true(printed("relative_error"));
 	assert_int_equal(tool("inspect @nf4.safetensors --json --values"), 0);
 	assert_true(printed("\"type\": \"nf4\"") && printed("\"double_quantised\": true") && printed("\"valid\": true"));
-	assert_int_equal(tool("convert @nf4.safetensors @same.safetensors"), 0);
+	assert_int_equal(tool("convert @nf4.safetensors @same.safetensors --json"), 0);
+	assert_true(printed("\"kind\": \"safetensors\"") && printed("\"bits_per_weight\""));
 	assert_int_equal(tool("compare @nf4.safetensors @same.safetensors --max-rel 0"), 0);
 	assert_int_equal(tool("quantize @a.gguf @fp4.safetensors --type fp4 --block 128 --double-quant off"), 0);
 	assert_int_equal(tool("compare @a.gguf @fp4.safetensors --max-rel 0.3"), 0);
@@ -139,7 +140,7 @@ static void test_directory(void **ctx)
 	scratch_open(&in);
 	tiny_hf(&in);
 	scratch_write(&in, "tokenizer_config.json", "{}", 2);
-	(void)snprintf(line, sizeof line, "quantize %s @model/ --type nf4", in.path);
+	(void)snprintf(line, sizeof line, "quantize %s @model/ --type nf4 --json", in.path);
 	assert_int_equal(tool(line), 0);
 	(void)snprintf(line, sizeof line, "compare %s @model --max-rel 0.2", in.path);
 	assert_int_equal(tool(line), 0);
