@@ -29,7 +29,8 @@ ARCHS = {
 
 
 def make(name, seed=7, **more):
-    """The model, with norms and biases away from their dull initial values."""
+    """The model, with norms and biases away from their dull initial values, and weights large enough that attention is far from
+    uniform and soft caps are felt."""
     import torch
     import transformers
 
@@ -41,6 +42,8 @@ def make(name, seed=7, **more):
     for _, p in model.named_parameters():
         if p.dim() == 1:
             p.data += 0.1 * torch.randn_like(p)
+        else:
+            p.data *= 5
     return model.eval()
 
 

@@ -1,4 +1,4 @@
-// Greedy tokens by llama.cpp (node-llama-cpp): node others_generate.mjs MODEL.gguf LORA.gguf|- N OUT.json < [[ids]…]
+// Greedy tokens by llama.cpp (node-llama-cpp): node others_generate.mjs MODEL.gguf LORA.gguf|- N OUT.json [THREADS] < [[ids]…]
 // OUT: [[ids]…], at most N each; a final end-of-generation token is the last id.  QL_NODE_MODULES: where node-llama-cpp is.
 import fs from "node:fs";
 import path from "node:path";
@@ -6,12 +6,12 @@ import {pathToFileURL} from "node:url";
 
 const entry = path.join(process.env.QL_NODE_MODULES, "node-llama-cpp", "dist", "index.js");
 const {getLlama, LlamaLogLevel} = await import(pathToFileURL(entry).href);
-const [file, lora, count, out] = process.argv.slice(2);
+const [file, lora, count, out, threads = "2"] = process.argv.slice(2);
 const prompts = JSON.parse(fs.readFileSync(0, "utf8"));
 const llama = await getLlama({gpu: false, build: "never", logLevel: LlamaLogLevel.error});
 const model = await llama.loadModel({modelPath: file});
 const context = await model.createContext({
-    contextSize: 512, sequences: 1, threads: {ideal: 2, min: 1},
+    contextSize: 512, sequences: 1, threads: {ideal: Number(threads), min: 1},
     lora: lora === "-" ? undefined : {adapters: [{filePath: lora, scale: 1}]}
 });
 const sequence = context.getSequence();
