@@ -187,6 +187,12 @@ static int fill(struct ql_model *m, struct ql_err *e)
 			rc = make_vector(m, a->hidden_size, 1, &m->layers[l].norm1, e);
 		if (rc == QL_OK)
 			rc = make_vector(m, a->hidden_size, 1, &m->layers[l].norm2, e);
+		if (rc == QL_OK && a->post_norms)
+			rc = make_vector(m, a->hidden_size, 1, &m->layers[l].post1, e);
+		if (rc == QL_OK && a->post_norms)
+			rc = make_vector(m, a->hidden_size, 1, &m->layers[l].post2, e);
+		if (rc == QL_OK && a->qk_norm)
+			rc = make_vector(m, m->d_q + m->d_kv, 1, &m->layers[l].qk_norm, e);
 		if (rc == QL_OK && a->attention_bias_qkv)
 			rc = make_vector(m, m->d_q + 2 * m->d_kv, 0, &m->layers[l].bias_qkv, e);
 	}

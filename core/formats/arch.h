@@ -69,6 +69,7 @@ struct ql_arch {
 	bool norm_plus_one;	 /* norms are stored as w where 1 + w is meant (gemma's HF files; GGUF stores 1 + w) */
 	bool scaled_embeddings;	 /* embeddings are multiplied by √hidden_size, see ql_arch_embed_scale */
 	bool fused;		 /* files hold q|k|v and gate|up as one tensor each (phi3) */
+	bool stored_4bit;	 /* linears lie in bitsandbytes' 4-bit form (HF directories) */
 	bool permuted;		 /* GGUF files hold the rows of q and k interleaved (llama, smollm3) */
 	int64_t bos_id, pad_id;	 /* -1 = not given */
 	int32_t eos_ids[QL_EOS_MAX]; /* distinct, in order of appearance */

@@ -54,7 +54,6 @@ static const struct {
 	{"kv_lora_rank", NAN, NULL, 0},
 	{"q_lora_rank", NAN, NULL, 0},
 	{"num_nextn_predict_layers", 0, NULL, 0},
-	{"quantization_config", NAN, NULL, 0},
 	{"use_bidirectional_attention", NAN, NULL, 0},
 	{"compression_config", NAN, NULL, 0},
 };
@@ -91,6 +90,27 @@ static int check_neutral(const json_t *cfg, const struct ql_arch_family *f, stru
 			return ql_err_param(e, QL_EUNSUPPORTED, key, "config.json: '%s' changes the model in a way that is "
 					    "not supported", key);
 	}
+	return QL_OK;
+}
+
+/* quantization_config: none, or bitsandbytes' 4 bit. */
+static int read_quantization(const json_t *cfg, struct ql_arch *a, struct ql_err *e)
+{
+	const json_t *q = json_object_get(cfg, "quantization_config");
+	const char *method = "";
+	int rc;
+
+	if (is_neutral(q, NAN, NULL))
+		return QL_OK;
+	rc = json_is_object(q) ? ql_json_get_str(q, "quant_method", 1, 64, &method, e)
+			       : ql_err_param(e, QL_EINVAL, "quantization_config", "quantization_config is not an object");
+	if (rc == QL_OK)
+		rc = ql_json_get_bool(q, "load_in_4bit", &a->stored_4bit, e);
+	if (rc != QL_OK)
+		return in_config(rc, e);
+	if (strcmp(method, "bitsandbytes") != 0 || !a->stored_4bit)
+		return ql_err_param(e, QL_EUNSUPPORTED, "quantization_config", "config.json: quantisation by '%s'%s is not supported, "
+				    "only bitsandbytes in 4 bit", method, strcmp(method, "bitsandbytes") == 0 ? " in 8 bit" : "");
 	return QL_OK;
 }
 
@@ -275,7 +295,9 @@ int ql_arch_from_config_json(struct ql_arch *a, const char *text, size_t len, st
 	if (rc != QL_OK)
 		goto cleanup;
 	ql_arch_set_family(a, f);
-	rc = read_sizes(cfg, f, a, e);
+	rc = read_quantization(cfg, a, e);
+	if (rc == QL_OK)
+		rc = read_sizes(cfg, f, a, e);
 	if (rc == QL_OK)
 		rc = read_flags(cfg, f, a, e);
 	if (rc == QL_OK)

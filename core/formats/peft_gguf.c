@@ -1,7 +1,8 @@
 /* peft_gguf.c - an untrusted GGUF LoRA (llama.cpp) → struct ql_adapter_file; see peft.h.
  *
  * general.type "adapter", adapter.type "lora", adapter.lora.alpha; tensors <base tensor>.lora_a ne {in, r} and .lora_b ne
- * {r, out}.  The scale of a pair is alpha/r with its own r, or 1 where alpha is 0.  For `llama`, B's rows of q and k are in GGUF order. */
+ * {r, out}.  The scale of a pair is alpha/r with its own r, or 1 where alpha is 0.  For `llama`, B's rows of q and k are in GGUF order.
+ * A pair on a fused tensor is the pair of its A and its rows of B on each part. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,19 +76,19 @@ static int find_pair(const struct ql_gguf *g, struct found *f, bool *there, stru
 	int rc;
 
 	for (int h = 0; h < 2; h++)
-		(void)snprintf(name[h], sizeof name[h], "%s.lora_%c", f->t.gguf, h == 0 ? 'a' : 'b');
+		(void)snprintf(name[h], sizeof name[h], "%s.lora_%c", f->t.file_gguf, h == 0 ? 'a' : 'b');
 	f->a = ql_gguf_tensor_find(g, name[0]);
 	f->b = ql_gguf_tensor_find(g, name[1]);
 	*there = f->a != NULL || f->b != NULL;
 	if (!*there)
 		return QL_OK;
 	if (f->a == NULL || f->b == NULL)
-		return ql_err_param(e, QL_ENOTFOUND, f->t.gguf, "%s is missing", name[f->a == NULL ? 0 : 1]);
+		return ql_err_param(e, QL_ENOTFOUND, f->t.file_gguf, "%s is missing", name[f->a == NULL ? 0 : 1]);
 	if (f->a->n_dims != 2 || f->a->ne[1] < 1 || f->a->ne[1] > QL_LORA_RANK_MAX)
 		return ql_err_param(e, QL_ESHAPE, f->a->name, "tensor %s: its rank is not between 1 and %d", f->a->name, QL_LORA_RANK_MAX);
 	f->rank = (uint32_t)f->a->ne[1];
 	rc = check_half(f->a, f->rank, f->t.cols, e);
-	return rc == QL_OK ? check_half(f->b, f->t.rows, f->rank, e) : rc;
+	return rc == QL_OK ? check_half(f->b, f->t.file_rows, f->rank, e) : rc;
 }
 
 static int read_pairs(struct ql_adapter_file *f, const struct ql_gguf *g, const struct ql_arch *arch, double alpha,
@@ -106,16 +107,24 @@ static int read_pairs(struct ql_adapter_file *f, const struct ql_gguf *g, const 
 	at = f->storage;
 	for (size_t i = 0; rc == QL_OK && i < n; i++) {
 		const struct found *q = &found[i];
-		bool turned = q->t.permute != QL_PERMUTE_NONE && strcmp(arch->family, "llama") == 0;
-		struct ql_adapter_pair *p = &f->pairs[(size_t)q->t.layer * QL_MODULES + (size_t)q->t.module];
+		bool turned = q->t.permute != QL_PERMUTE_NONE && arch->permuted;
+		const float *b = at + q->a->n;
 
-		*p = (struct ql_adapter_pair){at, at + q->a->n, q->rank, alpha > 0 ? alpha : (double)q->rank};
+		for (uint32_t part = 0; part < q->t.file_parts; part++) {
+			uint32_t rows, cols;
+			int module = q->t.module + (int)part;
+
+			ql_arch_module_shape(arch, module, &rows, &cols);
+			f->pairs[(size_t)q->t.layer * QL_MODULES + (size_t)module] =
+				(struct ql_adapter_pair){at, b, q->rank, alpha > 0 ? alpha : (double)q->rank};
+			f->modules |= 1u << module;
+			b += (size_t)rows * q->rank;
+		}
 		rc = widen(q->a, q->rank, q->t.cols, 0, at, e);
 		at += q->a->n;
 		if (rc == QL_OK)
-			rc = widen(q->b, q->t.rows, q->rank, turned ? arch->head_dim : 0, at, e);
+			rc = widen(q->b, q->t.file_rows, q->rank, turned ? arch->head_dim : 0, at, e);
 		at += q->b->n;
-		f->modules |= 1u << q->t.module;
 	}
 	return rc;
 }
@@ -144,7 +153,7 @@ int ql_adapter_read_gguf(struct ql_adapter_file *f, int dirfd, const char *file,
 		bool there = false;
 
 		ql_arch_tensor_at(arch, i, &found[n].t);
-		if (found[n].t.module < 0)
+		if (found[n].t.module < 0 || found[n].t.file_part > 0)
 			continue;
 		rc = find_pair(g, &found[n], &there, e);
 		rank = rc == QL_OK && there && found[n].rank > rank ? found[n].rank : rank;

@@ -11,6 +11,7 @@
 #include "core/base/io.h"
 #include "core/formats/source_priv.h"
 #include "core/quant/blk.h"
+#include "core/quant/q4.h"
 
 int ql_source_make_table(struct ql_source *s, struct ql_err *e)
 {
@@ -110,6 +111,7 @@ void ql_source_close(struct ql_source *s)
 		return;
 	for (size_t i = 0; i < s->n_tensors; i++)
 		free((void *)(uintptr_t)s->tensors[i].name);
+	ql_source_free_bnb(s);
 	for (size_t i = 0; i < s->n_shards; i++) {
 		ql_st_close(s->shards[i].st);
 		free(s->shards[i].name);
@@ -164,7 +166,9 @@ int ql_source_read_f32(const struct ql_source *s, const struct ql_source_tensor 
 	if (row_begin > t->rows || n_rows > t->rows - row_begin)
 		return ql_err_param(e, QL_EINVAL, t->name, "tensor %s has %llu rows, asked for %llu from %llu", t->name,
 				    (unsigned long long)t->rows, (unsigned long long)n_rows, (unsigned long long)row_begin);
-	if (t->permute_head_dim == 0)
+	if (t->q4 != NULL)
+		rc = ql_q4_dequantize(t->q4, row_begin * t->cols, n_rows * t->cols, dst, QL_F32, NULL, e);
+	else if (t->permute_head_dim == 0)
 		rc = ql_blk_dequantize(t->dtype, (const char *)t->data + row_begin * row_bytes, n_rows * t->cols, dst, e);
 	for (uint64_t r = 0; t->permute_head_dim != 0 && rc == QL_OK && r < n_rows; r++) {
 		uint64_t from = ql_arch_gguf_row(t->permute_head_dim, row_begin + r);
@@ -184,7 +188,7 @@ const void *ql_source_raw(const struct ql_source *s, const struct ql_source_tens
 {
 	(void)s;
 	*bytes = t->bytes;
-	return t->permute_head_dim == 0 ? t->data : NULL;
+	return t->permute_head_dim == 0 && t->q4 == NULL ? t->data : NULL;
 }
 
 const struct ql_gguf *ql_source_gguf(const struct ql_source *s) { return s->g; }

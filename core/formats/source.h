@@ -17,6 +17,7 @@
 #include "core/formats/arch.h"
 
 struct ql_gguf;
+struct ql_q4;
 struct ql_source;
 
 struct ql_source_tensor {
@@ -26,6 +27,7 @@ struct ql_source_tensor {
 	uint64_t rows, cols, n; /* row-major [rows, cols], n = rows·cols; 1-D: rows = 1 */
 	const void *data;	/* stored bytes (file row order: use the functions below) */
 	size_t bytes;
+	const struct ql_q4 *q4; /* dtype NF4, FP4: codes and scales (never permuted), valid until ql_source_close; else NULL */
 	uint32_t permute_head_dim; /* 0: rows in HF order; else GGUF `llama` order of heads of this size */
 };
 

@@ -141,10 +141,17 @@ static int bind(struct ql_source *s, const struct ql_st_tensor *f, struct ql_err
 	struct ql_arch_tensor a;
 
 	if (i == SIZE_MAX)
-		return ignored(s, f->name) ? QL_OK
+		return ignored(s, f->name) || ql_source_is_bnb_part(s, f->name) ? QL_OK
 					   : ql_err_param(e, QL_EUNSUPPORTED, f->name,
 							  "tensor %.200s is not part of a %s model", f->name, s->arch.model_type);
 	ql_arch_tensor_at(&s->arch, i, &a);
+	if (s->arch.stored_4bit && a.module >= 0 && a.n_dims == 2) {
+		int rc = ql_source_bind_bnb(s, i, f, e);
+
+		return rc != QL_ENOTFOUND ? rc
+					  : ql_err_param(e, QL_EUNSUPPORTED, f->name, "tensor %s is not in 4 bit, the other linears of "
+							 "the checkpoint are", f->name);
+	}
 	if (f->n_dims != a.n_dims || f->shape[a.n_dims - 1] != a.cols || (a.n_dims == 2 && f->shape[0] != a.file_rows))
 		return ql_err_param(e, QL_ESHAPE, f->name, "tensor %s: shape does not fit config.json, [%u, %u] expected", f->name,
 				    a.file_rows, a.cols);

@@ -23,6 +23,7 @@ struct ql_source {
 	size_t n_shards;
 	struct ql_source_tensor *tensors; /* by index of ql_arch_tensor_at; names owned */
 	size_t n_tensors;
+	struct ql_q4 *q4; /* [n_tensors], what those tensors point to that are 4-bit; NULL when none is */
 	char config_hash[65]; /* of config.json as it was read */
 	char *name, *tmpl;
 	size_t tmpl_len;
@@ -33,6 +34,12 @@ int ql_source_open_gguf(struct ql_source *s, struct ql_err *e);
 int ql_source_open_hf(struct ql_source *s, struct ql_err *e);
 /* source_text.c: display name and chat template. */
 int ql_source_load_text(struct ql_source *s, struct ql_err *e);
+
+/* source_bnb.c: a 4-bit tensor, at index i and what follows it in there; QL_ENOTFOUND without a message if f is none. */
+int ql_source_bind_bnb(struct ql_source *s, size_t i, const struct ql_st_tensor *f, struct ql_err *e);
+/* Is it a part of a 4-bit tensor other than its codes? */
+bool ql_source_is_bnb_part(const struct ql_source *s, const char *name);
+void ql_source_free_bnb(struct ql_source *s);
 
 /* After arch is set: makes the tensor table, all entries without data. */
 int ql_source_make_table(struct ql_source *s, struct ql_err *e);

@@ -152,6 +152,26 @@ static int quantise_all(struct ql_base_cache *c, const struct ql_source *s, cons
 	return QL_OK;
 }
 
+/* The tensors of a source that is in 4 bit already, as they are; they borrow from it. */
+static int borrow_all(struct ql_base_cache *c, const struct ql_source *s, struct ql_err *e)
+{
+	for (uint32_t i = 0; i < c->n_layers * QL_MODULES; i++) {
+		struct ql_source_tensor t;
+		char name[128];
+		int rc;
+
+		linear_name(name, sizeof name, i / QL_MODULES, (int)(i % QL_MODULES));
+		rc = ql_source_find(s, name, &t, e);
+		if (rc == QL_OK && t.q4 == NULL)
+			rc = ql_err_set(e, QL_ESTATE, "%s is not in 4 bit", name);
+		if (rc != QL_OK)
+			return rc;
+		c->tensors[i] = *t.q4;
+		c->tensors[i].owned = NULL;
+	}
+	return QL_OK;
+}
+
 /* ---- writing -------------------------------------------------------------------------------------------------------- */
 
 static int state_text(const struct ql_q4 *q, const struct ql_arch *a, int module, char *out, size_t size)
@@ -339,6 +359,13 @@ int ql_base_cache_open(struct ql_base_cache **out, const struct ql_source *s, co
 	if (c->tensors == NULL) {
 		rc = ql_err_set(e, QL_ENOMEM, "cache of %u layers", c->n_layers);
 		goto fail;
+	}
+	if (a->stored_4bit) {
+		rc = borrow_all(c, s, e);
+		if (rc != QL_OK)
+			goto fail;
+		*out = c;
+		return QL_OK;
 	}
 	(void)snprintf(text, sizeof text, "%s|%s|%u|%d|%u|%d", source_sha256, ql_dtype_name(q->kind), q->blocksize, q->nested,
 		       q->nested_blocksize, CACHE_VERSION);

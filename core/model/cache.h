@@ -17,7 +17,8 @@ struct ql_base_cache;
 /* SHA-256 of the source's weights, from the note in cache_dir when it still fits, else computed and noted. */
 int ql_cache_source_hash(const struct ql_source *s, int cache_dir, struct ql_pool *pool, char hex[65], struct ql_err *e);
 
-/* Opens the cached form, or quantises the source (progress per tensor) and writes it.  cache_dir -1: memory only.  dev: quantises where it
+/* Opens the cached form, or quantises the source (progress per tensor) and writes it.  A source in 4 bit is used as it is, whatever q
+ * says: nothing is cached, and the tensors borrow from it.  cache_dir -1: memory only.  dev: quantises where it
  * is no CPU and the source holds plain rows (the same bits); may be NULL. */
 int ql_base_cache_open(struct ql_base_cache **out, const struct ql_source *s, const char *source_sha256, int cache_dir,
 		       const struct ql_q4_opts *q, struct ql_device *dev, struct ql_pool *pool,

@@ -11,6 +11,7 @@
 #include "core/base/json.h"
 #include "core/base/limits.h"
 #include "core/base/log.h"
+#include "core/model/cache.h"
 #include "daemon/engine/engine.h"
 #include "daemon/engine/engine_main.h"
 #include "daemon/ipc.h"
@@ -86,11 +87,12 @@ static uint64_t parameters(const struct ql_arch *a)
 static void send_ready(struct engine *g)
 {
 	const struct ql_arch *a = &g->model->arch;
+	const struct ql_q4 *q = ql_base_cache_get(g->model->base, 0, QL_Q_PROJ);
 	json_t *m = json_pack("{s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:b, s:{s:s, s:i, s:b}, s:s, s:s, s:s}", "name",
 			      ql_source_name(g->source), "family", a->family, "parameters", (json_int_t)parameters(a), "layers",
 			      (int)a->num_hidden_layers, "hidden_size", (int)a->hidden_size, "context",
 			      (int)ql_infer_context(g->infer), "vocab_size", (int)a->vocab_size, "has_template", g->tmpl != NULL,
-			      "quantization", "type", ql_dtype_name(g->model->quant_kind), "block_size", 64, "double_quant", 1,
+			      "quantization", "type", ql_dtype_name(g->model->quant_kind), "block_size", (int)q->blocksize, "double_quant", q->nested,
 			      "base_sha256", g->model->base_sha256, "tokenizer_sha256", g->tokenizer_sha256, "template_sha256",
 			      g->template_sha256);
 

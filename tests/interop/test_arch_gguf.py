@@ -62,12 +62,9 @@ def test_file_read_back_gives_transformers_logits(merged):
         assert np.abs(got - want).max() <= 1e-4 * np.abs(want).max()
 
 
-@pytest.mark.skipif(not NODE or not shutil.which("node"), reason="QL_NODE_MODULES is not set, or no node")
-def test_llamacpp_gives_the_same_tokens(merged):
-    name, d, prompts, final = merged
-    n = 24
+def compare(name, d, prompts, final, file, lora="-", n=24):
     run("generate", d / "m", d / "cache", d / "prompts.json", n, d / "ours.json", final)
-    p = subprocess.run(["node", str(HERE / "others_generate.mjs"), str(d / "merged.gguf"), "-", str(n), str(d / "theirs.json"), "1"],
+    p = subprocess.run(["node", str(HERE / "others_generate.mjs"), str(file), str(lora), str(n), str(d / "theirs.json"), "1"],
                        input=json.dumps(prompts), capture_output=True, text=True, timeout=300)
     assert p.returncode == 0, p.stderr[-3000:]
     equal = 0
@@ -77,3 +74,22 @@ def test_llamacpp_gives_the_same_tokens(merged):
         # its cache is f16: only where two are as good as equal
         assert k == len(theirs) or ours["margins"][k] < 0.03, (name, k, ours["ids"], theirs, ours["margins"][:k + 1])
     assert equal >= n  # far more than the tokens of one prompt would be equal by chance
+
+
+needs_llamacpp = pytest.mark.skipif(not NODE or not shutil.which("node"), reason="QL_NODE_MODULES is not set, or no node")
+
+
+@needs_llamacpp
+def test_llamacpp_gives_the_same_tokens(merged):
+    name, d, prompts, final = merged
+    compare(name, d, prompts, final, d / "merged.gguf")
+
+
+@needs_llamacpp
+def test_llamacpp_puts_the_lora_on_the_base(merged):
+    name, d, prompts, final = merged
+    if name not in ("phi3-gqa-window", "gemma3"):  # fused modules; the others differ in names only
+        pytest.skip("one of each kind is enough")
+    run("gguf", d / "m", d / "cache", "f32", d / "base.gguf")
+    run("lora", d / "m", d / "cache", "f32", d / "lora.gguf", final)
+    compare(name, d, prompts, final, d / "base.gguf", d / "lora.gguf")

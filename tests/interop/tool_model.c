@@ -5,6 +5,7 @@
  *   model_tool generate BASE CACHE PROMPTS.json N OUT.json [ADAPTER_DIR]   greedy tokens by cached decoding: for each prompt (token
  *                                      ids) {"ids": […N], "margins": […]}, margin: by how much the best logit leads
  *   model_tool gguf    BASE CACHE TYPE OUT.gguf [ADAPTER_DIR]        the merged model, verified
+ *   model_tool lora    BASE CACHE TYPE OUT.gguf ADAPTER_DIR          the adapter as GGUF LoRA, verified
  *   model_tool train   BASE CACHE DATA.jsonl RECIPE.json OUTDIR      runs the job; OUTDIR gets the checkpoints, steps.json
  *                                      (batches as token ids and labels, losses) and grads.safetensors of step 1
  *
@@ -274,7 +275,7 @@ static void generate(const char *prompts_path, uint32_t n, const char *out, cons
 	json_decref(result);
 }
 
-static void gguf(const char *type, const char *out, const char *adapter)
+static void gguf(const char *type, const char *out, const char *adapter, bool lora)
 {
 	struct ql_adapter_file f;
 	struct ql_export x = {.source = source, .read_f32 = ql_model_read_f32, .ctx = model};
@@ -289,8 +290,8 @@ static void gguf(const char *type, const char *out, const char *adapter)
 		read_adapter(adapter, &f);
 		x.adapter = &f;
 	}
-	check(ql_export_gguf(&x, ql_export_type_of(type), dir, file, &e));
-	check(ql_export_verify_gguf(&x, ql_export_type_of(type), dir, file, &e));
+	check((lora ? ql_export_gguf_lora : ql_export_gguf)(&x, ql_export_type_of(type), dir, file, &e));
+	check((lora ? ql_export_verify_gguf_lora : ql_export_verify_gguf)(&x, ql_export_type_of(type), dir, file, &e));
 	if (adapter != NULL)
 		ql_adapter_file_free(&f);
 	(void)close(dir);
@@ -458,7 +459,9 @@ int main(int argc, char **argv)
 	else if (strcmp(argv[1], "generate") == 0 && argc >= 7)
 		generate(argv[4], (uint32_t)atoi(argv[5]), argv[6], argc > 7 ? argv[7] : NULL);
 	else if (strcmp(argv[1], "gguf") == 0 && argc >= 6)
-		gguf(argv[4], argv[5], argc > 6 ? argv[6] : NULL);
+		gguf(argv[4], argv[5], argc > 6 ? argv[6] : NULL, false);
+	else if (strcmp(argv[1], "lora") == 0 && argc >= 7)
+		gguf(argv[4], argv[5], argv[6], true);
 	else if (strcmp(argv[1], "train") == 0 && argc >= 7)
 		train(argv[4], argv[5], argv[6]);
 	else
