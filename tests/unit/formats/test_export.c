@@ -616,13 +616,112 @@ static void recipes(void **state)
 	assert_int_equal(type_of(&a, QL_EXPORT_Q4_0, "model.embed_tokens.weight"), QL_Q8_0);
 }
 
+#define FUSED_CONFIG "{\"architectures\":[\"Phi3ForCausalLM\"],\"model_type\":\"phi3\",\"hidden_size\":64,\"intermediate_size\":96," \
+	"\"num_hidden_layers\":2,\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":32,\"rms_norm_eps\":1e-5," \
+	"\"max_position_embeddings\":128,\"bos_token_id\":1,\"eos_token_id\":2}"
+
+/* The fixture with a model whose files fuse q|k|v and gate|up; part p of a tensor has the values of its own index. */
+static void setup_fused(struct fixture *t)
+{
+	struct ql_arch_tensor q[40];
+	struct ql_st_spec specs[40];
+	size_t first[40], n = 0, k;
+	struct ql_st_writer *w;
+
+	*t = (struct fixture){.x = {.name = "Tiny tuned"}};
+	assert_int_equal(ql_arch_from_config_json(&t->a, FUSED_CONFIG, strlen(FUSED_CONFIG), &t->e), QL_OK);
+	scratch_open(&t->s);
+	scratch_write(&t->s, "config.json", FUSED_CONFIG, strlen(FUSED_CONFIG));
+	for (size_t i = 0; i < ql_arch_tensor_count(&t->a); i++) {
+		ql_arch_tensor_at(&t->a, i, &q[n]);
+		if (q[n].file_part > 0)
+			continue;
+		specs[n] = (struct ql_st_spec){q[n].file_hf, QL_F32, q[n].n_dims, {q[n].file_rows, q[n].cols}};
+		if (q[n].n_dims == 1)
+			specs[n].shape[0] = q[n].cols;
+		first[n++] = i;
+	}
+	assert_int_equal(ql_st_write_begin(&w, t->s.fd, "model.safetensors", specs, n, NULL), QL_OK);
+	while ((k = ql_st_write_next(w)) < n)
+		for (uint32_t p = 0, parts = q[k].file_parts; p < parts; p++) {
+			struct ql_arch_tensor part;
+			float *v;
+
+			ql_arch_tensor_at(&t->a, first[k] + p, &part);
+			v = tiny_rows(&t->a, first[k] + p, &part, false);
+			assert_int_equal(ql_st_write_data(w, v, (size_t)part.rows * part.cols * 4, NULL), QL_OK);
+			free(v);
+		}
+	assert_int_equal(ql_st_write_commit(w, NULL), QL_OK);
+	if (ql_source_open(&t->src, t->s.path, &t->e) != QL_OK)
+		fail_msg("%s", t->e.message);
+	fill_adapter(t);
+	t->x.source = t->src;
+	t->x.adapter = &t->f;
+}
+
+/* Fused tensors: parts merged each with its own pair, in one tensor; the adapter as one pair of blocks. */
+static void fused(void **state)
+{
+	struct ql_source_tensor st;
+	struct ql_arch_tensor q;
+	struct ql_source *again;
+	struct ql_adapter_file f;
+	struct fixture t;
+	struct scratch out;
+	float v[96 * 96];
+
+	(void)state;
+	setup_fused(&t);
+	scratch_open(&out);
+	if (ql_export_hf(&t.x, QL_EXPORT_F32, out.fd, &t.e) != QL_OK || ql_export_verify_hf(&t.x, QL_EXPORT_F32, out.fd, &t.e) != QL_OK)
+		fail_msg("%s", t.e.message);
+	assert_int_equal(ql_source_open(&again, out.path, &t.e), QL_OK);
+	for (size_t i = 0; i < ql_arch_tensor_count(&t.a); i++) {
+		ql_arch_tensor_at(&t.a, i, &q);
+		assert_int_equal(ql_source_find(again, q.hf, &st, &t.e), QL_OK);
+		assert_int_equal(ql_source_read_f32(again, &st, 0, st.rows, v, &t.e), QL_OK);
+		for (uint64_t k = 0; k < st.n; k++)
+			assert_true(fabs((double)v[k] - merged(&t, i, &q, k / q.cols, k % q.cols, true)) <= 1e-6);
+	}
+	ql_source_close(again);
+	if (ql_export_gguf_lora(&t.x, QL_EXPORT_F32, out.fd, "a.gguf", &t.e) != QL_OK ||
+	    ql_export_verify_gguf_lora(&t.x, QL_EXPORT_F32, out.fd, "a.gguf", &t.e) != QL_OK ||
+	    ql_adapter_read_gguf(&f, out.fd, "a.gguf", &t.a, &t.e) != QL_OK)
+		fail_msg("%s", t.e.message);
+	assert_int_equal(f.modules, t.f.modules);
+	for (size_t i = 0; i < ql_arch_tensor_count(&t.a); i++) { /* the same effect on each part */
+		const struct ql_adapter_pair *a, *b;
+
+		ql_arch_tensor_at(&t.a, i, &q);
+		if (q.module < 0 || q.module == QL_O_PROJ)
+			continue;
+		a = &t.f.pairs[q.layer * QL_MODULES + q.module];
+		b = &f.pairs[q.layer * QL_MODULES + q.module];
+		assert_int_equal(b->rank, RANK * q.file_parts);
+		for (uint32_t r = 0; r < q.rows; r += 7)
+			for (uint32_t c = 0; c < q.cols; c += 5) {
+				double x = 0, y = 0;
+
+				for (uint32_t k = 0; k < a->rank; k++)
+					x += (double)a->b[r * a->rank + k] * (double)a->a[k * q.cols + c] * ql_adapter_pair_scale(&t.f, a);
+				for (uint32_t k = 0; k < b->rank; k++)
+					y += (double)b->b[r * b->rank + k] * (double)b->a[k * q.cols + c] * ql_adapter_pair_scale(&f, b);
+				assert_true(fabs(x - y) <= 1e-6);
+			}
+	}
+	ql_adapter_file_free(&f);
+	scratch_close(&out);
+	teardown(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(gguf_types), cmocka_unit_test(identity),  cmocka_unit_test(corruption), cmocka_unit_test(cancel),
 		cmocka_unit_test(overflow),   cmocka_unit_test(gguf_lora), cmocka_unit_test(hf_directory), cmocka_unit_test(own_base),
 		cmocka_unit_test(recipes),    cmocka_unit_test(corruption_anywhere), cmocka_unit_test(peft_directory),
-		cmocka_unit_test(original_base),
+		cmocka_unit_test(original_base), cmocka_unit_test(fused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
