@@ -1,7 +1,8 @@
 #!/bin/bash
 # gpu_suite.sh BIN OUT [part …] - every GPU figure of docs/performance.md in one go, each with a time limit, on a machine that may have
 # nothing but a driver and a cuBLAS somewhere.  BIN holds `qlorad`, and for part `tests` the test programs and gpu-test.sh; results are
-# appended to OUT/results.jsonl as they come, messages to OUT/log.  Parts: tests quantize train recompute decode mixed long load peft.
+# appended to OUT/results.jsonl as they come, messages to OUT/log.  Parts: tests memcheck racecheck quantize train recompute
+# decode mixed long load profile peft peft8b.
 set -u
 bin=$1 out=$2
 shift 2
@@ -26,12 +27,34 @@ bench() {
 	echo "${line:0:1500}"
 }
 
+# peft SECONDS ARCH: against transformers and PEFT; needs a Python that has them
+peft() {
+	local line
+	line=$(timeout -k 5 "$1" "${QL_PYTHON:-python3}" "$bin/gpu_peft.py" "$bin/qlorad" --arch "$2" 2>>"$out/log" | tee -a "$out/log")
+	echo "$line" | grep '^{' >>"$out/results.jsonl"
+	echo "$line"
+}
+
+set_of=()
 M="--arch ${QL_BENCH_ARCH:-llama-3.1-8b}"
 for part in "$@"; do
 	case $part in
 	tests)
 		QL_TEST_SECONDS=60 timeout 200 bash "$bin/gpu-test.sh" "$bin" 2>&1 | tee -a "$out/log"
 		;;
+	memcheck | racecheck)
+		for t in ${QL_SUITE_TESTS:-optim norm pointwise attention paged xent}; do
+			[ -x "$bin/test_device_$t" ] && set_of+=("$bin/test_device_$t")
+		done
+		QL_SANITIZER=$part QL_TEST_SECONDS=${QL_SANITIZER_SECONDS:-100} timeout 420 bash "$bin/gpu-test.sh" "$bin" "${set_of[@]}" 2>&1 | tee -a "$out/log"
+		set_of=()
+		;;
+	profile)
+		bench 60 train $M --micro-batch 1,4 --steps 4 --profile
+		bench 60 decode $M --batch 1,1,16 --adapters 0,1,8 --tokens 40 --profile
+		;;
+	peft) peft 170 llama-3.2-1b ;;
+	peft8b) peft 290 llama-3.1-8b ;;
 	quantize) bench 60 quantize ;;
 	train)
 		bench 110 train $M --micro-batch 1,2,4,8 --steps 10

@@ -365,6 +365,7 @@ static void dev_queue_free(struct ql_device *d, struct ql_queue *q)
 	}
 	cu_free(d, q->blas_ws);
 	cu_free(d, q->work);
+	cu_free(d, q->count);
 	free(q);
 }
 
@@ -377,8 +378,23 @@ static int queue_fill(struct ql_device *d, struct ql_queue *q, bool light, struc
 	if (light)
 		return QL_OK;
 	QL_TRY(cu_alloc(d, QL_MEM_SCRATCH, CU_BLAS_WS_BYTES, &q->blas_ws, e));
-	QL_TRY(cu_alloc(d, QL_MEM_SCRATCH, CU_WORK_BYTES, (void **)&q->work, e));
-	CU_TRY(cudaMemsetAsync(q->work, 0, 4096, q->s));
+	QL_TRY(cu_alloc(d, QL_MEM_SCRATCH, CU_COUNT_BYTES, (void **)&q->count, e));
+	CU_TRY(cudaMemsetAsync(q->count, 0, CU_COUNT_BYTES, q->s));
+	return QL_OK;
+}
+
+/* Only queues that decode need it, and they run every form once before it is recorded. */
+int cu_work(struct ql_device *d, struct ql_queue *q, uint8_t **out, struct ql_err *e)
+{
+	const char *op = cu_of(d)->op;
+
+	if (!q->work) {
+		if (q->capturing)
+			return ql_err_set(e, QL_ESTATE, "%s: its work area cannot be made while a graph is recorded", op);
+		QL_TRY(cu_alloc(d, QL_MEM_SCRATCH, CU_WORK_BYTES, (void **)&q->work, e));
+		cu_of(d)->op = op;
+	}
+	*out = q->work;
 	return QL_OK;
 }
 
@@ -420,7 +436,7 @@ static int dev_event_record(struct ql_device *d, struct ql_queue *q, struct ql_e
 
 		if (!v)
 			return ql_err_set(e, QL_ENOMEM, "out of memory");
-		cudaError_t r = cudaEventCreateWithFlags(&v->ev, cudaEventDisableTiming);
+		cudaError_t r = cudaEventCreate(&v->ev);
 		if (r != cudaSuccess) {
 			free(v);
 			return cu_fail(d, r, e);
@@ -435,6 +451,18 @@ static int dev_event_wait(struct ql_device *d, struct ql_event *ev, struct ql_er
 {
 	QL_TRY(cu_begin(d, "event_wait", e));
 	CU_TRY(cudaEventSynchronize(ev->ev));
+	return QL_OK;
+}
+
+static int dev_event_seconds(struct ql_device *d, struct ql_event *from, struct ql_event *to, double *seconds, struct ql_err *e)
+{
+	float ms = 0;
+
+	QL_TRY(cu_begin(d, "event_seconds", e));
+	CU_TRY(cudaEventSynchronize(from->ev));
+	CU_TRY(cudaEventSynchronize(to->ev));
+	CU_TRY(cudaEventElapsedTime(&ms, from->ev, to->ev));
+	*seconds = (double)ms * 1e-3;
 	return QL_OK;
 }
 
@@ -534,7 +562,7 @@ static void dev_close(struct ql_device *d)
 static const struct ql_device_ops cuda_ops = {
 	"cuda", dev_close,
 	cu_alloc, dev_alloc_paged, cu_free, dev_mem_info, dev_mem_reset_peak, cu_upload, cu_download, dev_copy, dev_zero,
-	dev_queue_new, dev_queue_free, cu_sync, dev_event_record, dev_event_wait, dev_event_free,
+	dev_queue_new, dev_queue_free, cu_sync, dev_event_record, dev_event_wait, dev_event_free, dev_event_seconds,
 	dev_graph_begin, dev_graph_end, dev_graph_run, dev_graph_free,
 	cu_weight_from_q4, cu_weight_from_dense, cu_weight_quantize, cu_weight_to_q4, cu_weight_free, cu_weight_bytes,
 	cu_weight_resident, cu_weight_rows,

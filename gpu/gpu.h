@@ -37,7 +37,8 @@ typedef __nv_bfloat16 bf16;
 #define CU_STAGE_BYTES ((size_t)4 << 20)  /* pinned, per queue and direction */
 #define CU_BULK_BYTES ((size_t)16 << 20)  /* pinned, per device, two of them */
 #define CU_BLAS_WS_BYTES ((size_t)32 << 20)
-#define CU_WORK_BYTES ((size_t)48 << 20)  /* per queue: partial results of the decode ops */
+#define CU_WORK_BYTES ((size_t)48 << 20)  /* per queue that decodes: partial results of the decode ops */
+#define CU_COUNT_BYTES ((size_t)16 << 10)
 
 struct cu_pending {
 	void *dst;
@@ -50,8 +51,9 @@ struct ql_queue {
 	size_t up_used, down_used;
 	struct cu_pending pend[CU_PENDING_MAX];
 	uint32_t n_pend;
-	void *blas_ws; /* this and work: NULL on the queue of weight loading */
-	uint8_t *work; /* first 4 KiB: counters that are zero between launches */
+	void *blas_ws;	/* this and count: NULL on the queue of weight loading */
+	uint8_t *count; /* first 4 KiB: counters that are zero between launches; then partial sums of sum_squares */
+	uint8_t *work;	/* NULL until the first decode op */
 	bool capturing;
 };
 
@@ -119,6 +121,8 @@ int cu_alloc(struct ql_device *d, enum ql_mem_kind kind, size_t bytes, void **ou
 void cu_free(struct ql_device *d, void *p);
 /* Scratch of at least `bytes` for one op on q; the contents live until the next op. */
 int cu_scratch(struct ql_device *d, struct ql_queue *q, size_t bytes, void **out, struct ql_err *e);
+/* The queue's work area, CU_WORK_BYTES, made when first asked for. */
+int cu_work(struct ql_device *d, struct ql_queue *q, uint8_t **out, struct ql_err *e);
 int cu_upload(struct ql_device *d, struct ql_queue *q, void *dst, const void *src, size_t bytes, struct ql_err *e);
 int cu_download(struct ql_device *d, struct ql_queue *q, void *dst, const void *src, size_t bytes, struct ql_err *e);
 int cu_sync(struct ql_device *d, struct ql_queue *q, struct ql_err *e);

@@ -545,6 +545,7 @@ int cu_matvec(struct ql_device *d, struct ql_queue *q, const struct ql_linear *l
 	const int kind = kind_of(w, x_vec);
 	struct mv_args a;
 	uint32_t blocks = 0, r0 = 0;
+	uint8_t *work;
 
 	memset(&a, 0, sizeof a);
 	a.w = cu_any_of(w);
@@ -580,8 +581,9 @@ int cu_matvec(struct ql_device *d, struct ql_queue *q, const struct ql_linear *l
 		a.n_sites = l->table->n_sites;
 		a.site0 = l->site0;
 		a.row_slot = l->row_slot + row;
-		a.count = (unsigned *)q->work;
-		a.S = (float *)(q->work + 4096);
+		QL_TRY(cu_work(d, q, &work, e));
+		a.count = (unsigned *)q->count;
+		a.S = (float *)work;
 	}
 	const unsigned grid = blocks + a.s_blocks;
 	const size_t smem = kind <= MV_Q4_NESTED_ALIGNED ? LUT_BYTES : 0;

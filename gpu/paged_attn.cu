@@ -190,12 +190,15 @@ template <int HD> __global__ void __launch_bounds__(HD) paged_merge(const __grid
 static int decode(struct ql_device *d, struct ql_queue *q, const struct ql_paged_attn *p, struct ql_err *e)
 {
 	const uint32_t rows = p->q.rows, hd = p->head_dim;
-	const size_t room = CU_WORK_BYTES - 4096, per = (size_t)rows * p->n_head * (hd + 2) * 4;
+	uint8_t *work;
+	const size_t room = CU_WORK_BYTES, per = (size_t)rows * p->n_head * (hd + 2) * 4;
 	struct paged_args a = {(const bf16 *)p->q.data, (const bf16 *)p->k_cache.data, (const bf16 *)p->v_cache.data, (bf16 *)p->o.data, p->q.ld, p->o.ld,
 			       p->k_cache.ld, p->v_cache.ld, p->n_head, p->n_kv, p->n_head / p->n_kv, p->block_tokens, p->max_blocks, p->window,
 			       p->kv_len_max <= 1024 ? SUB : p->kv_len_max <= 4096 ? 2 * SUB : 4 * SUB, 1,
-			       p->q_len_max, p->q_begin, p->kv_len, p->block_table, p->scale, p->softcap, (float *)(q->work + 4096)};
+			       p->q_len_max, p->q_begin, p->kv_len, p->block_table, p->scale, p->softcap, NULL};
 
+	QL_TRY(cu_work(d, q, &work, e));
+	a.part = (float *)work;
 	while ((a.n_splits = (p->kv_len_max + a.split - 1) / a.split) > 1 && a.n_splits * per > room)
 		a.split *= 2;
 	a.n_splits = a.n_splits ? a.n_splits : 1;

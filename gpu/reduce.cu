@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(512) total(const double *part, double *out)
 
 int cu_sum_squares(struct ql_device *d, struct ql_queue *q, const float *g, uint64_t n, double *host_out, struct ql_err *e)
 {
-	double *part = (double *)(q->work + 4096);
+	double *part = (double *)(q->count + 4096);
 
 	QL_TRY(cu_begin(d, "sum_squares", e));
 	if (q->capturing)

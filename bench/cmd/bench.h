@@ -3,6 +3,7 @@
  *
  *   options.c  command line        arch.c    shapes by name           synth.c   a model and a tokenizer of random content
  *   ceiling.c  what bounds it: matrix products alone, copy bandwidth
+ *   profile.c  where the time of a pass goes, op by op
  *   train.c  decode.c  mixed.c  quantize.c  load.c   one measurement each      serve.c   requests shared by decode and mixed
  * Each measurement adds its figures to a JSON object; main.c prints it whole (--json) or as lines.  Private to this room. */
 #ifndef QL_BENCH_BENCH_H
@@ -28,12 +29,12 @@ struct bench_list {
 
 struct bench {
 	/* options */
-	const char *what, *base, *arch_name, *device, *dir;
+	const char *what, *base, *arch_name, *device, *dir, *dump;
 	uint32_t layers, threads, seq, rank, steps, prompt, tokens;
 	struct bench_list micro_batch, batch, adapters;
 	int recompute; /* enum in ql_memory_wish */
-	bool dense, json, keep;
-	double target_ms, memory_limit_gib;
+	bool dense, json, keep, profile;
+	double target_ms, memory_limit_gib, learning_rate;
 	/* made of them */
 	struct ql_arch arch;
 	struct ql_device *dev;
@@ -76,8 +77,9 @@ struct bench_run {
 	struct ql_memory_plan plan;
 	double *at;	/* time at which each step ended, [steps] */
 	uint64_t steps; /* room in at */
-	double loss_first, loss_last;
+	double *loss, *rate;	/* of each step: loss and learning rate, [steps] */
 	uint64_t lowest_free, tokens_per_step;
+	struct ql_mem_info kinds; /* at the last step */
 	_Atomic uint64_t done;
 	_Atomic bool stop;
 };
@@ -116,6 +118,15 @@ void bench_requests_free(struct bench_request *q, uint32_t n);
 /* Between the last first token and the first end: tokens per second of all together, and quantiles of the gaps, seconds. */
 void bench_gaps(const struct bench_request *q, uint32_t n, double *rate, double *p50, double *p99);
 
+/* serve.c: an adapter directory at path; seed makes A, B is zero or random. */
+int bench_write_adapter(struct bench *b, const char *path, uint64_t seed, bool random_b, struct ql_err *e);
+
+/* profile.c: between begin and end the device's ops are timed in `passes` passes of so many rows, after skipping some; end adds the
+ * table to o.  decode: passes run without a graph. */
+struct bench_profile;
+int bench_profile_begin(struct bench_profile **out, struct bench *b, bool decode, uint32_t rows, uint32_t skip, uint32_t passes, struct ql_err *e);
+void bench_profile_end(struct bench_profile *p, json_t *o); /* accepts NULL */
+
 /* One each; figures into o. */
 int bench_train(struct bench *b, struct ql_err *e);
 int bench_decode(struct bench *b, struct ql_err *e);
@@ -128,5 +139,7 @@ double bench_now(void);
 void bench_put(json_t *o, const char *key, double v);
 /* Allocator peak since the last reset, and what the driver says is in use. */
 void bench_put_memory(struct bench *b, json_t *o);
+/* What is allocated for what, GiB. */
+void bench_put_kinds(json_t *o, const struct ql_mem_info *info);
 
 #endif

@@ -41,6 +41,29 @@ static int one(struct bench *b, struct bench_server *s, uint32_t batch, uint32_t
 	return QL_OK;
 }
 
+/* Steps of the whole batch, op by op; the scheduler is idle where the ops are exchanged. */
+static int profiled(struct bench *b, struct bench_server *s, uint32_t batch, uint32_t adapters, json_t *o, struct ql_err *e)
+{
+	struct bench_request q[256] = {0};
+	struct bench_profile *p = NULL;
+	json_t *table = json_object();
+	int rc;
+
+	(void)json_object_set_new(o, "profile", table);
+	ql_gate_enter(b->model->gate, QL_GATE_INFER);
+	rc = bench_profile_begin(&p, b, true, batch, 4, 4, e);
+	ql_gate_leave(b->model->gate, QL_GATE_INFER);
+	if (rc == QL_OK)
+		rc = bench_submit(s, q, batch, adapters, b->prompt, 24, e);
+	if (rc == QL_OK)
+		rc = bench_wait(s, q, batch, e);
+	bench_requests_free(q, batch);
+	ql_gate_enter(b->model->gate, QL_GATE_INFER);
+	bench_profile_end(p, table);
+	ql_gate_leave(b->model->gate, QL_GATE_INFER);
+	return rc;
+}
+
 /* Time from submission to the first token of one prompt; the best of three. */
 static int prefill(struct bench *b, struct bench_server *s, uint32_t adapters, double *tokens_per_s, struct ql_err *e)
 {
@@ -84,6 +107,8 @@ int bench_decode(struct bench *b, struct ql_err *e)
 		(void)json_array_append_new(runs, o);
 		rc = one(b, &s, b->batch.v[i], b->adapters.v[i < b->adapters.n ? i : b->adapters.n - 1], copy, o, e);
 	}
+	for (uint32_t i = 0; rc == QL_OK && b->profile && i < b->batch.n; i++)
+		rc = profiled(b, &s, b->batch.v[i], b->adapters.v[i < b->adapters.n ? i : b->adapters.n - 1], json_array_get(runs, i), e);
 	if (rc == QL_OK)
 		rc = prefill(b, &s, 0, &without, e);
 	if (rc == QL_OK && slots > 0)

@@ -152,6 +152,10 @@ static int start(struct bench *b, const char *path, int cache, json_t *o, struct
 	bench_put(o, "seconds", bench_now() - begin);
 	if (rc == QL_OK) {
 		(void)json_object_set_new(o, "from_cache", json_boolean(ql_base_cache_was_cached(m->base)));
+		bench_put(o, "hash_s", m->load_seconds.hash);
+		bench_put(o, "quantise_s", m->load_seconds.quantise);
+		bench_put(o, "write_cache_s", m->load_seconds.write);
+		bench_put(o, "upload_s", m->load_seconds.upload);
 		bench_put_memory(b, o);
 	}
 	ql_model_free(m);

@@ -41,6 +41,16 @@ void bench_put_memory(struct bench *b, json_t *o)
 	bench_put(o, "device_used_gib", (double)(info.total - info.available) / (1 << 30));
 }
 
+void bench_put_kinds(json_t *o, const struct ql_mem_info *info)
+{
+	static const char *const names[QL_MEM_KINDS] = {"base", "kv", "adapter", "optimizer", "activation", "scratch"};
+	json_t *v = json_object();
+
+	for (int k = 0; k < QL_MEM_KINDS; k++)
+		bench_put(v, names[k], (double)info->used[k] / (1 << 30));
+	(void)json_object_set_new(o, "allocated_gib", v);
+}
+
 int bench_tmp(struct bench *b, struct ql_err *e)
 {
 	if (b->tmp[0] != '\0')

@@ -25,6 +25,9 @@ static const char help[] =
 	"  --recompute MODE     on: every layer is run again in backward; off: none; auto (default): as memory allows\n"
 	"  --dense MODE         auto (default): dense copies of 4-bit weights where memory is left; off: none\n"
 	"  --memory-limit GIB   plan for that much device memory in all\n"
+	"  --learning-rate X    constant (default: the job's default schedule)\n"
+	"  --dump DIR           with --base: leave there what repeats the run elsewhere: 4-bit base, first adapter, tokens of each step\n"
+	"  --profile            train, decode: a table of ops as well, from a further run\n"
 	"serving (decode, serve-mixed)\n"
 	"  --batch LIST         requests at once (default 1; serve-mixed 4)\n"
 	"  --adapters LIST      how many adapters they use, one number for each of --batch (default 1; 0: the base)\n"
@@ -90,7 +93,7 @@ static bool take(struct bench *b, const char *name, const char *v, bool *known)
 	const struct {
 		const char *name;
 		const char **to;
-	} texts[] = {{"--base", &b->base}, {"--arch", &b->arch_name}, {"--device", &b->device}, {"--dir", &b->dir}};
+	} texts[] = {{"--base", &b->base}, {"--arch", &b->arch_name}, {"--device", &b->device}, {"--dir", &b->dir}, {"--dump", &b->dump}};
 	int w = b->dense;
 	bool ok;
 
@@ -113,6 +116,8 @@ static bool take(struct bench *b, const char *name, const char *v, bool *known)
 		return real(v, &b->target_ms);
 	if (strcmp(name, "--memory-limit") == 0)
 		return real(v, &b->memory_limit_gib);
+	if (strcmp(name, "--learning-rate") == 0)
+		return real(v, &b->learning_rate);
 	if (strcmp(name, "--recompute") == 0)
 		return word(v, recompute, &b->recompute);
 	if (strcmp(name, "--dense") == 0) {
@@ -150,6 +155,14 @@ static int settle(struct bench *b)
 	}
 	if (b->base != NULL && b->layers > 0) {
 		(void)fputs("qlorad bench: --layers goes with --arch\n", stderr);
+		return USAGE;
+	}
+	if (b->dump != NULL && (b->base == NULL || strcmp(b->what, "train") != 0)) {
+		(void)fputs("qlorad bench: --dump goes with train and --base\n", stderr);
+		return USAGE;
+	}
+	if (b->profile && strcmp(b->what, "train") != 0 && strcmp(b->what, "decode") != 0) {
+		(void)fputs("qlorad bench: --profile goes with train and decode\n", stderr);
 		return USAGE;
 	}
 	if (b->arch_name == NULL && b->base == NULL)
@@ -190,6 +203,8 @@ int bench_options(struct bench *b, int argc, char **argv)
 			b->json = true;
 		} else if (strcmp(argv[i], "--keep") == 0) {
 			b->keep = true;
+		} else if (strcmp(argv[i], "--profile") == 0) {
+			b->profile = true;
 		} else if (argv[i][0] != '-' && b->what == NULL) {
 			b->what = argv[i];
 		} else if (i + 1 == argc || !take(b, argv[i], argv[i + 1], &known)) {

@@ -13,29 +13,25 @@
 
 /* ---- the adapter directory ------------------------------------------------------------------------------------------------ */
 
-static int write_adapter(struct bench *b, struct ql_err *e)
+int bench_write_adapter(struct bench *b, const char *path, uint64_t seed, bool random_b, struct ql_err *e)
 {
 	struct ql_lora_config c = {.rank = b->rank, .alpha = 2.0 * b->rank, .modules = QL_MODULES_ALL};
 	struct ql_adapter_write_opts o = {.dtype = QL_F32, .base_name = "bench"};
 	struct ql_adapter_file f = {0};
 	struct ql_lora_set *s = NULL;
 	float *host = NULL;
-	char path[300];
-	int fd = -1, rc = bench_tmp(b, e);
+	int fd = -1, rc;
 
-	if (rc != QL_OK)
-		return rc;
-	(void)snprintf(path, sizeof path, "%s/adapter", b->tmp);
 	if (mkdir(path, 0700) != 0 || (fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0)
 		return ql_err_errno(e, "%s", path);
 	ql_gate_enter(b->model->gate, QL_GATE_INFER);
-	rc = ql_lora_new(&s, b->model, &c, 3, e);
+	rc = ql_lora_new(&s, b->model, &c, seed, e);
 	if (rc == QL_OK && (host = malloc((size_t)s->n_params * 4)) == NULL)
 		rc = ql_err_set(e, QL_ENOMEM, "adapter");
 	if (rc == QL_OK)
 		rc = ql_lora_download(s, host, e);
 	ql_gate_leave(b->model->gate, QL_GATE_INFER);
-	for (uint64_t i = 0; rc == QL_OK && s != NULL && i < s->n_params - s->n_a; i += 2) {
+	for (uint64_t i = 0; rc == QL_OK && random_b && s != NULL && i < s->n_params - s->n_a; i += 2) {
 		uint16_t pair[2];
 
 		bench_random_bf16(pair, 2, 0.01f, i + 1);
@@ -91,9 +87,11 @@ int bench_server_start(struct bench_server *s, struct bench *b, uint32_t rows, u
 	*s = (struct bench_server){.b = b, .next_seed = 100};
 	(void)pthread_mutex_init(&s->lock, NULL);
 	(void)pthread_cond_init(&s->changed, NULL);
+	if (adapters > 0)
+		rc = bench_tmp(b, e);
 	(void)snprintf(path, sizeof path, "%s/adapter", b->tmp);
-	if (adapters > 0 && (b->tmp[0] == '\0' || access(path, F_OK) != 0))
-		rc = write_adapter(b, e);
+	if (rc == QL_OK && adapters > 0 && access(path, F_OK) != 0)
+		rc = bench_write_adapter(b, path, 3, true, e);
 	ql_gate_enter(b->model->gate, QL_GATE_INFER);
 	if (rc == QL_OK)
 		rc = ql_infer_new(&s->infer, b->model, b->tok, &o, open_adapter, b, e);

@@ -3,6 +3,7 @@
  * 4-bit weights: random codes; scales map[q]·0.3/√in + 1/√in with random q, so that a row's product keeps about the size of its input.
  * One buffer of random codes of the largest part is the source of all of them, read from a different place each time.  Embedding and
  * head: bf16, uniform.  Norms 1, biases 0. */
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -250,8 +251,12 @@ static int open_base(struct bench *b, struct ql_err *e)
 	struct ql_model_opts o = {.quant = QL_Q4_OPTS_DEFAULT, .cache_dir = -1, .pool = b->pool};
 	int rc = ql_source_open(&b->source, b->base, e);
 
+	if (rc == QL_OK && b->dump != NULL && (o.cache_dir = open(b->dump, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0)
+		rc = ql_err_errno(e, "%s", b->dump);
 	if (rc == QL_OK)
 		rc = ql_model_load(&b->model, b->dev, b->source, &o, e);
+	if (o.cache_dir >= 0)
+		(void)close(o.cache_dir);
 	if (rc != QL_OK)
 		return rc;
 	b->arch = b->model->arch;

@@ -2,12 +2,18 @@
  *
  * Speed = tokens of the measured steps over the wall time between the ends of the first and the last of them, so everything between
  * steps counts.  Two steps go before.  Ceiling: the matrix products of such a step alone (no adapters, no recomputation). */
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "bench/cmd/bench.h"
+#include "core/base/io.h"
 
 #define WARM_UP 2
+#define SEED 1
+#define PROFILED 3
 
 static void on_phase(void *ctx, const char *phase) { (void)ctx, (void)phase; }
 static void on_started(void *ctx, uint64_t step, uint64_t total, uint64_t tokens, const struct ql_recipe *r, uint64_t warmup, uint32_t logging)
@@ -25,15 +31,16 @@ static void on_step(void *ctx, const struct ql_train_metrics *t)
 	struct bench_run *r = ctx;
 	struct ql_mem_info info;
 
-	if (t->step <= r->steps)
+	if (t->step <= r->steps) {
 		r->at[t->step - 1] = bench_now();
-	if (t->step == 1)
-		r->loss_first = t->loss;
-	r->loss_last = t->loss;
+		r->loss[t->step - 1] = t->loss;
+		r->rate[t->step - 1] = t->learning_rate;
+	}
 	r->tokens_per_step = t->tokens;
 	/* read only: no turn at the gate is needed */
 	if (r->b->dev->ops->mem_info(r->b->dev, &info, NULL) == QL_OK && (r->lowest_free == 0 || info.available < r->lowest_free))
 		r->lowest_free = info.available;
+	r->kinds = info;
 	atomic_store(&r->done, t->step);
 }
 
@@ -47,7 +54,11 @@ int bench_run_new(struct bench_run *r, struct bench *b, uint32_t micro_batch, ui
 	int rc;
 
 	*r = (struct bench_run){.b = b, .steps = steps};
-	r->at = calloc(steps, sizeof *r->at);
+	r->at = calloc(3 * steps, sizeof *r->at);
+	if (r->at != NULL) {
+		r->loss = r->at + steps;
+		r->rate = r->loss + steps;
+	}
 	rc = ids == NULL || recipe == NULL || r->at == NULL ? ql_err_set(e, QL_ENOMEM, "training data") : QL_OK;
 	if (rc == QL_OK)
 		rc = ql_recipe_parse(&r->job.recipe, recipe, false, e);
@@ -63,7 +74,11 @@ int bench_run_new(struct bench_run *r, struct bench *b, uint32_t micro_batch, ui
 	r->job.recipe.max_seq_length = b->seq;
 	r->job.recipe.max_steps = steps;
 	r->job.recipe.save_steps = 0;
-	r->job.recipe.seed = 1;
+	r->job.recipe.seed = SEED;
+	if (b->learning_rate > 0) {
+		r->job.recipe.learning_rate = b->learning_rate;
+		r->job.recipe.schedule = QL_SCHED_CONSTANT;
+	}
 	r->job.model = b->model;
 	r->job.data = r->data;
 	r->job.base_name = "bench";
@@ -115,6 +130,68 @@ static double median_step(const struct bench_run *r)
 	return n > 0 ? gaps[n / 2] : 0;
 }
 
+/* What repeats the run elsewhere: the 4-bit base lies in the directory already; the adapter before the first step, the tokens of each
+ * step, and the rule of the optimiser with the losses in o. */
+static int dump(struct bench_run *r, json_t *o, struct ql_err *e)
+{
+	const struct ql_recipe *c = &r->job.recipe;
+	size_t per = (size_t)c->batch_size * r->b->seq;
+	struct ql_step_batches s = {0};
+	struct ql_plan plan = {0};
+	json_t *loss = json_array(), *rate = json_array();
+	int32_t *ids = malloc(r->steps * per * sizeof *ids);
+	char path[400];
+	int dir = open(r->b->dump, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc;
+
+	(void)snprintf(path, sizeof path, "%.380s/initial", r->b->dump);
+	rc = dir < 0 ? ql_err_errno(e, "%s", r->b->dump) : ids == NULL ? ql_err_set(e, QL_ENOMEM, "tokens") : QL_OK;
+	if (rc == QL_OK)
+		rc = bench_write_adapter(r->b, path, c->seed, false, e);
+	if (rc == QL_OK)
+		rc = ql_plan_init(&plan, r->data, c->seed, c->batch_size, c->micro_batch_size, (uint32_t)per, e);
+	for (uint64_t k = 0; rc == QL_OK && k < r->steps; k++) {
+		rc = ql_plan_step(&plan, k, &s, e);
+		if (rc == QL_OK && (s.n_micro != 1 || s.micro[0].n_tokens != per))
+			rc = ql_err_set(e, QL_ESTATE, "step %llu is not one micro-batch", (unsigned long long)k);
+		if (rc == QL_OK)
+			memcpy(ids + k * per, s.micro[0].ids, per * sizeof *ids);
+		(void)json_array_append_new(loss, json_real(r->loss[k]));
+		(void)json_array_append_new(rate, json_real(r->rate[k]));
+	}
+	if (rc == QL_OK)
+		rc = ql_io_replace(dir, "ids.i32", ids, r->steps * per * sizeof *ids, e);
+	(void)json_object_set_new(o, "losses", loss);
+	(void)json_object_set_new(o, "learning_rates", rate);
+	(void)json_object_set_new(o, "optimizer", json_pack("{s:f, s:f, s:f, s:f, s:f, s:f}", "beta1", c->beta1, "beta2", c->beta2, "eps", c->eps,
+							    "weight_decay", c->weight_decay, "max_grad_norm", c->max_grad_norm, "dropout",
+							    c->dropout));
+	ql_step_batches_free(&s);
+	ql_plan_free(&plan);
+	free(ids);
+	if (dir >= 0)
+		(void)close(dir);
+	return rc;
+}
+
+/* A further short run with its ops marked, so that the measured one is not slowed. */
+static int profiled(struct bench *b, uint32_t micro_batch, json_t *o, struct ql_err *e)
+{
+	struct bench_profile *p = NULL;
+	json_t *table = json_object();
+	struct ql_train_result result;
+	struct bench_run r;
+	int rc = bench_run_new(&r, b, micro_batch, WARM_UP + PROFILED + 1, e);
+
+	(void)json_object_set_new(o, "profile", table);
+	if (rc == QL_OK)
+		rc = bench_profile_begin(&p, b, false, micro_batch * b->seq, WARM_UP, PROFILED, e);
+	if (rc == QL_OK)
+		rc = ql_train_run(&r.job, &result, e);
+	bench_profile_end(p, table);
+	bench_run_free(&r);
+	return rc;
+}
+
 static int one(struct bench *b, uint32_t micro_batch, json_t *o, struct ql_err *e)
 {
 	struct ql_train_result result;
@@ -134,12 +211,19 @@ static int one(struct bench *b, uint32_t micro_batch, json_t *o, struct ql_err *
 	bench_put(o, "step_s", median_step(&r));
 	bench_put(o, "peak_gib", (double)info.peak / (1 << 30));
 	bench_put(o, "device_used_gib", (double)(info.total - r.lowest_free) / (1 << 30));
+	bench_put_kinds(o, &r.kinds);
 	bench_put(o, "planned_gib", (double)r.plan.bytes / (1 << 30));
 	(void)json_object_set_new(o, "layers_keep_all", json_integer(r.plan.keep.all));
 	(void)json_object_set_new(o, "layers_keep_main", json_integer(r.plan.keep.main));
 	(void)json_object_set_new(o, "layers_dense", json_integer(r.plan.dense_layers));
-	bench_put(o, "loss_first", r.loss_first);
-	bench_put(o, "loss_last", r.loss_last);
+	bench_put(o, "loss_first", r.loss[0]);
+	bench_put(o, "loss_last", r.loss[r.steps - 1]);
+	if (b->dump != NULL)
+		rc = dump(&r, o, e);
+	if (rc == QL_OK && b->profile)
+		rc = profiled(b, micro_batch, o, e);
+	if (rc != QL_OK)
+		goto cleanup;
 	rc = bench_products(b, micro_batch * b->seq, &products, e);
 	if (rc == QL_ENODEVMEM) { /* the run itself is not affected */
 		(void)json_object_set_new(o, "ceiling", json_string("no memory for it"));
@@ -156,12 +240,15 @@ cleanup:
 int bench_train(struct bench *b, struct ql_err *e)
 {
 	static const char *const modes[] = {"auto", "off", "on"};
+	static const char *const counted = "peak_gib: this process's device allocations at their highest (base, adapter, gradients, moments, activations, "
+					   "work areas of ops); device_used_gib: the driver's figure, with the CUDA context and library code";
 	json_t *runs = json_array();
 	int rc = QL_OK;
 
 	(void)json_object_set_new(b->out, "seq", json_integer(b->seq));
 	(void)json_object_set_new(b->out, "rank", json_integer(b->rank));
 	(void)json_object_set_new(b->out, "recompute", json_string(modes[b->recompute]));
+	(void)json_object_set_new(b->out, "memory", json_string(counted));
 	(void)json_object_set_new(b->out, "runs", runs);
 	for (uint32_t i = 0; i < b->micro_batch.n; i++) {
 		struct ql_err why = {0};

@@ -1,11 +1,30 @@
 /* hash.c - see hash.h. */
 #include "core/base/hash.h"
 
+#include "core/base/sha_ni.h"
+
+#define LARGE ((size_t)64 << 10)
+
 void ql_sha256_init(struct ql_sha256 *h) { (void)crypto_hash_sha256_init(&h->state); }
 
 void ql_sha256_add(struct ql_sha256 *h, const void *data, size_t len)
 {
-	(void)crypto_hash_sha256_update(&h->state, data, len);
+	crypto_hash_sha256_state *s = &h->state;
+	const uint8_t *p = data;
+
+	if (len >= LARGE && ql_sha_ni_usable()) {
+		size_t open = (size_t)(s->count >> 3 & 63), n = open == 0 ? 0 : 64 - open;
+
+		(void)crypto_hash_sha256_update(s, p, n); /* ends a begun block */
+		p += n;
+		len -= n;
+		n = len / 64;
+		ql_sha_ni_blocks(s->state, p, n);
+		s->count += (uint64_t)n * 512;
+		p += n * 64;
+		len -= n * 64;
+	}
+	(void)crypto_hash_sha256_update(s, p, len);
 }
 
 void ql_sha256_end(struct ql_sha256 *h, uint8_t out[32]) { (void)crypto_hash_sha256_final(&h->state, out); }

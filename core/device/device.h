@@ -111,7 +111,7 @@ struct ql_linear_grad {
 	const struct ql_weight *w;
 	struct ql_tensor dy; /* act [T, out], ld ≥ out + R when n_segs > 0 */
 	struct ql_tensor x;  /* act [T, in] with S in its ext columns, as forward left them (unused if n_segs == 0) */
-	struct ql_tensor dx; /* act [T, in]; data == NULL: not wanted */
+	struct ql_tensor dx; /* act [T, in]; data == NULL: not wanted; may be x itself */
 	bool dx_accumulate;  /* dx += instead of = */
 	const struct ql_lora_seg *segs; /* da += dSᵀ·(M⊙x),  db += scale·dyᵀ·S */
 	uint32_t n_segs;
@@ -268,6 +268,8 @@ struct ql_device_ops {
 	int (*event_record)(struct ql_device *d, struct ql_queue *q, struct ql_event **ev, struct ql_err *e); /* *ev NULL: made */
 	int (*event_wait)(struct ql_device *d, struct ql_event *ev, struct ql_err *e); /* host waits */
 	void (*event_free)(struct ql_device *d, struct ql_event *ev);
+	/* seconds of the device's time from one event to a later one; waits for both */
+	int (*event_seconds)(struct ql_device *d, struct ql_event *from, struct ql_event *to, double *seconds, struct ql_err *e);
 
 	/* graphs, optional: ops between begin and end are recorded, not run; run replays them with the same pointers */
 	int (*graph_begin)(struct ql_device *d, struct ql_queue *q, struct ql_err *e);

@@ -10,69 +10,95 @@
 
 #define PIECE ((size_t)256 << 20)
 
-struct pieces {
+struct piece {
 	const uint8_t *data;
 	size_t size;
-	char (*hex)[65];
+	char hex[65];
 };
 
 static void hash_piece(void *ctx, size_t i, int worker)
 {
-	struct pieces *p = ctx;
-	size_t at = i * PIECE;
+	struct piece *p = (struct piece *)ctx + i;
 
 	(void)worker;
-	ql_sha256_hex(p->data + at, p->size - at < PIECE ? p->size - at : PIECE, p->hex[i]);
+	ql_sha256_hex(p->data, p->size, p->hex);
 }
 
+static size_t pieces_of(size_t size) { return size == 0 ? 1 : (size - 1) / PIECE + 1; }
+
 /* A file of one piece: its SHA-256; else the SHA-256 of the digits of its pieces. */
-static int hash_file(const void *data, size_t size, struct ql_pool *pool, char hex[65], struct ql_err *e)
+static void join_pieces(const struct piece *p, size_t n, char hex[65])
 {
-	size_t n = size / PIECE + (size % PIECE != 0);
-	struct pieces p = {data, size, n > 1 ? calloc(n, sizeof *p.hex) : (char(*)[65])hex};
 	struct ql_sha256 h;
 
-	if (n <= 1) {
-		ql_sha256_hex(data, size, hex);
-		return QL_OK;
+	if (n == 1) {
+		memcpy(hex, p->hex, 65);
+		return;
 	}
-	if (p.hex == NULL)
-		return ql_err_set(e, QL_ENOMEM, "digests");
-	ql_pool_run(pool, n, hash_piece, &p);
 	ql_sha256_init(&h);
 	for (size_t i = 0; i < n; i++)
-		ql_sha256_add(&h, p.hex[i], 64);
+		ql_sha256_add(&h, p[i].hex, 64);
 	ql_sha256_end_hex(&h, hex);
-	free(p.hex);
-	return QL_OK;
+}
+
+/* The pieces of all shards, hashed at once. */
+static struct piece *hash_shards(const struct ql_source *s, struct ql_pool *pool, struct ql_err *e)
+{
+	struct piece *p;
+	const void *data;
+	size_t n = 0, k = 0, size;
+
+	for (size_t i = 0; i < s->n_shards; i++) {
+		(void)ql_st_file(s->shards[i].st, &size);
+		n += pieces_of(size);
+	}
+	p = calloc(n + 1, sizeof *p);
+	if (p == NULL) {
+		(void)ql_err_set(e, QL_ENOMEM, "digests");
+		return NULL;
+	}
+	for (size_t i = 0; i < s->n_shards; i++) {
+		data = ql_st_file(s->shards[i].st, &size);
+		for (size_t at = 0; at < size || at == 0; at += PIECE) {
+			p[k].data = (const uint8_t *)data + at;
+			p[k++].size = size - at < PIECE ? size - at : PIECE;
+		}
+	}
+	ql_pool_run(pool, n, hash_piece, p);
+	return p;
 }
 
 int ql_source_hash(const struct ql_source *s, struct ql_pool *pool, char hex[65], struct ql_err *e)
 {
+	struct piece *pieces, *p;
 	struct ql_sha256 h;
 	const void *data;
 	size_t size;
 	char line[65];
-	int rc = QL_OK;
 
 	if (s->g != NULL) {
 		data = ql_gguf_file(s->g, &size);
 		ql_sha256_hex(data, size, hex);
 		return QL_OK;
 	}
+	p = pieces = hash_shards(s, pool, e);
+	if (pieces == NULL)
+		return QL_ENOMEM;
 	ql_sha256_init(&h);
 	ql_sha256_add(&h, s->config_hash, 64);
 	ql_sha256_add(&h, "  config.json\n", 14);
-	for (size_t i = 0; rc == QL_OK && i < s->n_shards; i++) {
-		data = ql_st_file(s->shards[i].st, &size);
-		rc = hash_file(data, size, pool, line, e);
+	for (size_t i = 0; i < s->n_shards; i++) {
+		(void)ql_st_file(s->shards[i].st, &size);
+		join_pieces(p, pieces_of(size), line);
+		p += pieces_of(size);
 		ql_sha256_add(&h, line, 64);
 		ql_sha256_add(&h, "  ", 2);
 		ql_sha256_add(&h, s->shards[i].name, strlen(s->shards[i].name));
 		ql_sha256_add(&h, "\n", 1);
 	}
 	ql_sha256_end_hex(&h, hex);
-	return rc;
+	free(pieces);
+	return QL_OK;
 }
 
 static bool stamp_file(struct ql_sha256 *h, const char *path)

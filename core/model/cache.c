@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/clock.h"
 #include "core/base/hash.h"
 #include "core/base/io.h"
 #include "core/base/json.h"
@@ -19,6 +20,7 @@ struct ql_base_cache {
 	uint32_t n_layers;
 	struct ql_q4 *tensors; /* [n_layers · QL_MODULES] */
 	struct ql_st *file;    /* what the tensors borrow from, or NULL when they own their memory */
+	double quantise_s, write_s;
 };
 
 static const char *const suffixes[KEYS_PER_TENSOR] = {"", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map",
@@ -349,6 +351,7 @@ int ql_base_cache_open(struct ql_base_cache **out, const struct ql_source *s, co
 	const struct ql_arch *a = ql_source_arch(s);
 	struct ql_base_cache *c = calloc(1, sizeof *c);
 	char file[64], text[256], hex[65];
+	double begin;
 	int rc;
 
 	*out = NULL;
@@ -380,14 +383,19 @@ int ql_base_cache_open(struct ql_base_cache **out, const struct ql_source *s, co
 		if (rc != QL_ENOTFOUND)
 			ql_log(QL_LOG_WARN, "cache", "%s is not usable (%s), made anew", file, e != NULL ? e->message : "");
 	}
+	begin = ql_now();
 	rc = quantise_all(c, s, q, dev, pool, progress, ctx, e);
 	if (rc != QL_OK)
 		goto fail;
+	c->quantise_s = ql_now() - begin;
 	if (cache_dir >= 0) {
 		struct ql_err we = {0};
 
+		begin = ql_now();
+
 		if (write_cache(c, a, cache_dir, file, &we) != QL_OK)
 			ql_log(QL_LOG_WARN, "cache", "%s not written: %s", file, we.message);
+		c->write_s = ql_now() - begin;
 	}
 	*out = c;
 	return QL_OK;
@@ -414,3 +422,9 @@ const struct ql_q4 *ql_base_cache_get(const struct ql_base_cache *c, uint32_t la
 }
 
 bool ql_base_cache_was_cached(const struct ql_base_cache *c) { return c->file != NULL; }
+
+void ql_base_cache_seconds(const struct ql_base_cache *c, double *quantise, double *write)
+{
+	*quantise = c->quantise_s;
+	*write = c->write_s;
+}

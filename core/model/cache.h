@@ -27,5 +27,7 @@ void ql_base_cache_close(struct ql_base_cache *c);
 /* The tensor of a linear; never NULL for layer < num_hidden_layers. */
 const struct ql_q4 *ql_base_cache_get(const struct ql_base_cache *c, uint32_t layer, int module);
 bool ql_base_cache_was_cached(const struct ql_base_cache *c);
+/* How long opening spent on either; 0 where the cached form was found. */
+void ql_base_cache_seconds(const struct ql_base_cache *c, double *quantise, double *write);
 
 #endif

@@ -150,7 +150,7 @@ static int add_linear(struct ql_pass *p, uint32_t l, int group, struct ql_tensor
 	if (post == NULL)
 		return linear(p, l, group, x, out, NULL, in, e);
 	RUN(linear(p, l, group, x, t, NULL, none, e));
-	RUN(norm(p, t, post, in, out.data != NULL ? out : rows(p, p->dn), rstd, e));
+	RUN(norm(p, t, post, in, out.data != NULL ? out : rows(p, p->dt), rstd, e));
 	return QL_OK;
 }
 

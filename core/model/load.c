@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/clock.h"
 #include "core/model/cache.h"
 #include "core/model/model.h"
 #include "core/quant/blk.h"
@@ -268,6 +269,7 @@ int ql_model_load(struct ql_model **out, struct ql_device *dev, struct ql_source
 		  struct ql_err *e)
 {
 	struct ql_model *m = calloc(1, sizeof *m);
+	double begin;
 	int rc;
 
 	*out = NULL;
@@ -291,17 +293,23 @@ int ql_model_load(struct ql_model **out, struct ql_device *dev, struct ql_source
 		goto fail;
 	}
 	rc = dev->ops->queue_new(dev, &m->queue, e);
+	begin = ql_now();
 	if (rc == QL_OK && !o->as_stored)
 		rc = ql_cache_source_hash(source, o->cache_dir, o->pool, m->base_sha256, e);
+	m->load_seconds.hash = ql_now() - begin;
 	if (rc == QL_OK && !o->as_stored)
 		rc = ql_base_cache_open(&m->base, source, m->base_sha256, o->cache_dir, &o->quant, dev, o->pool, o->progress,
 					o->progress_ctx, e);
+	begin = ql_now();
 	if (rc == QL_OK)
 		m->quant_kind = ql_base_cache_get(m->base, 0, QL_Q_PROJ)->kind; /* a source in 4 bit brings its own */
 	if (rc == QL_OK)
 		rc = load_all(m, o, e);
 	if (rc != QL_OK)
 		goto fail;
+	m->load_seconds.upload = ql_now() - begin;
+	if (m->base != NULL)
+		ql_base_cache_seconds(m->base, &m->load_seconds.quantise, &m->load_seconds.write);
 	*out = m;
 	return QL_OK;
 fail:

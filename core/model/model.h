@@ -48,6 +48,9 @@ struct ql_model {
 	float embed_scale;	    /* embeddings are multiplied by it */
 	enum ql_dtype quant_kind;
 	char base_sha256[65];
+	struct {
+		double hash, quantise, write, upload; /* of the source; to 4 bits; of the cache file; to the device */
+	} load_seconds;
 	uint32_t d_q, d_kv; /* num_heads·head_dim, num_kv·head_dim */
 };
 

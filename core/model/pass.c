@@ -30,7 +30,7 @@ static struct ql_tensor take_tensor(struct cursor *c, const struct ql_model *m, 
 
 enum { A_X = 1, A_NORMS = 2, A_MAIN = 4 };
 
-/* what: A_X the input; A_NORMS n1, n2, h, qk; A_MAIN qkv, o, x2, gu, t1, t2 and the statistics. */
+/* what: A_X the input; A_NORMS n1, n2, normed q|k and, last, h; A_MAIN qkv, o, x2, gu, what post norms take, and the statistics. */
 static void take_acts(struct cursor *c, const struct ql_pass *p, struct acts *a, unsigned what)
 {
 	const struct ql_model *m = p->m;
@@ -41,7 +41,6 @@ static void take_acts(struct cursor *c, const struct ql_pass *p, struct acts *a,
 	if (what & A_NORMS) {
 		a->n1 = take_tensor(c, m, T, d, p->group_rank[QL_GROUP_QKV]);
 		a->n2 = take_tensor(c, m, T, d, p->group_rank[QL_GROUP_GATE_UP]);
-		a->h = take_tensor(c, m, T, f, p->group_rank[QL_GROUP_DOWN]);
 		if (m->arch.qk_norm)
 			a->qk = take_tensor(c, m, T, m->d_q + m->d_kv, 0);
 	}
@@ -62,6 +61,8 @@ static void take_acts(struct cursor *c, const struct ql_pass *p, struct acts *a,
 		if (m->arch.qk_norm)
 			a->rstd_qk = take(c, (uint64_t)T * (m->arch.num_attention_heads + m->arch.num_key_value_heads) * 4);
 	}
+	if (what & A_NORMS)
+		a->h = take_tensor(c, m, T, f, p->group_rank[QL_GROUP_DOWN]);
 }
 
 /* What a layer has for itself; the rest is in the shared set. */
@@ -73,19 +74,20 @@ static unsigned owned_by(const struct ql_pass *p, uint32_t layer)
 }
 
 /* In the order of a layer's backward: dh lives until d(gate|up) is made; then dn, then d_o, then dqkv beside d_o, then dqkv
- * beside dn.  The last hidden states are read before any of them is written. */
-static void take_gradients(struct cursor *c, struct ql_pass *p)
+ * beside dn.  The last hidden states are read before any of them is written.  A shared h ends where dh begins, in one op, and is the
+ * last piece of the shared set: dh lies on it, and the others in its place. */
+static void take_gradients(struct cursor *c, struct ql_pass *p, bool shared_h)
 {
 	const struct ql_model *m = p->m;
-	uint32_t T = p->max_tokens, d = m->arch.hidden_size;
-	uint32_t r_o = p->group_rank[QL_GROUP_O], r_down = p->group_rank[QL_GROUP_DOWN];
-	struct cursor start, late;
+	uint32_t T = p->max_tokens, d = m->arch.hidden_size, f = m->arch.intermediate_size;
+	struct cursor start = *c, late;
 
-	p->dres = take_tensor(c, m, T, d, r_o > r_down ? r_o : r_down);
-	if (m->arch.post_norms)
-		p->dt = take_tensor(c, m, T, d, r_o > r_down ? r_o : r_down);
-	start = *c;
-	p->dh = take_tensor(c, m, T, m->arch.intermediate_size, 0);
+	if (shared_h) {
+		p->dh = p->spare.h;
+		start.at -= ((uint64_t)T * p->spare.h.ld * ql_dtypes[m->dev->act].bytes + 255) & ~(uint64_t)255;
+	} else {
+		p->dh = take_tensor(c, m, T, f, 0);
+	}
 	late = start;
 	p->hidden = take_tensor(&late, m, T, d, 0);
 	c->at = late.at > c->at ? late.at : c->at;
@@ -103,19 +105,27 @@ static uint64_t lay_out(struct ql_pass *p, char *base)
 	const struct ql_model *m = p->m;
 	struct cursor c = {base, 0};
 	uint32_t T = p->max_tokens, d = m->arch.hidden_size, L = m->arch.num_hidden_layers;
+	uint32_t r_o = p->group_rank[QL_GROUP_O], r_down = p->group_rank[QL_GROUP_DOWN];
 	unsigned always = p->train ? A_X | A_NORMS | A_MAIN : 0; /* what no layer needs from the shared set */
 
 	for (uint32_t l = 0; l < L; l++)
 		always &= owned_by(p, l);
 	take_acts(&c, p, &p->spare, (A_X | A_NORMS | A_MAIN) & ~always);
+	if (p->train) {
+		take_gradients(&c, p, (always & A_NORMS) == 0);
+		p->dres = take_tensor(&c, m, T, d, r_o > r_down ? r_o : r_down);
+		if (m->arch.post_norms)
+			p->dt = take_tensor(&c, m, T, d, r_o > r_down ? r_o : r_down);
+	}
 	for (uint32_t l = 0; l < L; l++) {
 		p->layers[l] = p->spare;
 		take_acts(&c, p, &p->layers[l], owned_by(p, l));
 	}
-	p->x_last = take_tensor(&c, m, T, d, 0);
-	if (p->train)
-		take_gradients(&c, p);
+	if (p->train && (always & A_NORMS) == 0)
+		p->x_last = p->spare.n1; /* read for the last time before a layer is run again */
 	else
+		p->x_last = take_tensor(&c, m, T, d, 0);
+	if (!p->train)
 		p->hidden = take_tensor(&c, m, T, d, 0);
 	p->rstd_last = take(&c, (uint64_t)T * 4);
 	p->ids = take(&c, (uint64_t)T * 4);

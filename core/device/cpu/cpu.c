@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core/device/cpu/cpu.h"
@@ -14,7 +15,7 @@ struct ql_queue {
 };
 
 struct ql_event {
-	int unused;
+	struct timespec at; /* ops run at once, so it has always happened */
 };
 
 const struct ql_kern *ql_kern_pick(void)
@@ -85,7 +86,18 @@ static int cpu_event_record(struct ql_device *d, struct ql_queue *q, struct ql_e
 	(void)q;
 	if (*ev == NULL)
 		*ev = calloc(1, sizeof **ev);
-	return *ev != NULL ? QL_OK : ql_err_set(e, QL_ENOMEM, "event");
+	if (*ev == NULL)
+		return ql_err_set(e, QL_ENOMEM, "event");
+	(void)clock_gettime(CLOCK_MONOTONIC, &(*ev)->at);
+	return QL_OK;
+}
+
+static int cpu_event_seconds(struct ql_device *d, struct ql_event *from, struct ql_event *to, double *seconds, struct ql_err *e)
+{
+	(void)d;
+	(void)e;
+	*seconds = (double)(to->at.tv_sec - from->at.tv_sec) + (double)(to->at.tv_nsec - from->at.tv_nsec) * 1e-9;
+	return QL_OK;
 }
 
 static int cpu_event_wait(struct ql_device *d, struct ql_event *ev, struct ql_err *e)
@@ -132,6 +144,7 @@ static const struct ql_device_ops ops = {
 	.event_record = cpu_event_record,
 	.event_wait = cpu_event_wait,
 	.event_free = cpu_event_free,
+	.event_seconds = cpu_event_seconds,
 	.weight_from_q4 = ql_cpu_weight_from_q4,
 	.weight_from_dense = ql_cpu_weight_from_dense,
 	.weight_quantize = ql_cpu_weight_quantize,

@@ -264,9 +264,9 @@ int ql_cpu_linear_grad(struct ql_device *d, struct ql_queue *q, const struct ql_
 		j.n_ab += j.n_col_blocks + ql_ceil_div(w->s.out[p], COLS);
 	if (a->n_segs > 0)
 		ql_pool_run(j.c->pool, ql_ceil_div(a->dy.rows, S_ROWS), ds_item, &j);
+	if (a->n_segs > 0) /* before dx, which may lie on x */
+		ql_pool_run(j.c->pool, j.n_ab * a->n_segs, ab_item, &j);
 	if (a->dx.data != NULL)
 		ql_pool_run(j.c->pool, j.n_row_blocks * ql_ceil_div(w->s.in, j.dx_cols), dx_item, &j);
-	if (a->n_segs > 0)
-		ql_pool_run(j.c->pool, j.n_ab * a->n_segs, ab_item, &j);
 	return QL_OK;
 }

@@ -41,6 +41,32 @@ static void test_sha256(void **state)
 	assert_string_equal(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 }
 
+/* Long input may take the processor's own instructions, short pieces do not: both ways, from every place in a block. */
+static void test_sha256_long(void **state)
+{
+	size_t n = ((size_t)200 << 10) + 77;
+	uint8_t *p = malloc(n);
+	struct ql_sha256 h;
+	char at_once[65], parts[65];
+
+	(void)state;
+	assert_non_null(p);
+	for (size_t i = 0; i < n; i++)
+		p[i] = (uint8_t)(i * 2654435761u >> 13);
+	for (size_t begin = 0; begin < 70; begin += 3) {
+		ql_sha256_init(&h);
+		for (size_t i = 0; i < n; i += 1000)
+			ql_sha256_add(&h, p + i, n - i < 1000 ? n - i : 1000);
+		ql_sha256_end_hex(&h, parts);
+		ql_sha256_init(&h);
+		ql_sha256_add(&h, p, begin);
+		ql_sha256_add(&h, p + begin, n - begin);
+		ql_sha256_end_hex(&h, at_once);
+		assert_string_equal(at_once, parts);
+	}
+	free(p);
+}
+
 static void test_philox_vectors(void **state)
 {
 	uint32_t w[4];
@@ -204,7 +230,7 @@ static void test_pool(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_utf8),	     cmocka_unit_test(test_sha256),
+		cmocka_unit_test(test_utf8),	     cmocka_unit_test(test_sha256), cmocka_unit_test(test_sha256_long),
 		cmocka_unit_test(test_philox_vectors), cmocka_unit_test(test_permutation),
 		cmocka_unit_test(test_json_limits),    cmocka_unit_test(test_replace_faults),
 		cmocka_unit_test(test_pool),
