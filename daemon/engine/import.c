@@ -11,7 +11,7 @@
 #include "core/base/io.h"
 #include "core/base/json.h"
 #include "core/base/limits.h"
-#include "core/formats/peft.h"
+#include "core/formats/peft_config.h"
 #include "core/formats/tar.h"
 #include "core/train/checkpoint.h"
 #include "daemon/engine/engine.h"
@@ -57,28 +57,36 @@ static int read_any(struct engine *g, const char *file, int fd, struct ql_adapte
 	return memcmp(magic, "GGUF", 4) == 0 ? ql_adapter_read_gguf(f, g->state_fd, file, &g->model->arch, e) : unpack(g, file, fd, f, e);
 }
 
-/* What a job that goes on from it needs to know: the shape of the adapter, as in a recipe. */
-static int describe(const struct ql_adapter_file *f, int fd, const struct ql_manifest *m, json_t **out, struct ql_err *e)
+/* Ranks and alphas that are not the adapter's own, by full module name. */
+static void patterns(const struct ql_adapter_file *f, json_t *ranks, json_t *alphas)
 {
-	struct ql_buf text = {0};
-	json_t *cfg = NULL, *modules = json_array();
-	int rc = ql_io_read_all(fd, "adapter_config.json", QL_CONFIG_JSON_MAX, &text, e);
+	for (size_t i = 0; i < (size_t)f->n_layers * QL_MODULES; i++) {
+		const struct ql_adapter_pair *p = &f->pairs[i];
+		char path[QL_PEFT_MODULE_MAX];
 
-	if (rc == QL_OK)
-		rc = ql_json_parse(text.data, text.len, QL_CONFIG_JSON_MAX, &cfg, e);
-	for (int i = 0; rc == QL_OK && i < QL_MODULES; i++)
+		if (p->a == NULL)
+			continue;
+		ql_peft_module_path((uint32_t)(i / QL_MODULES), (int)(i % QL_MODULES), path);
+		if (p->rank != f->rank)
+			(void)json_object_set_new(ranks, path, json_integer(p->rank));
+		if (p->alpha < f->alpha || p->alpha > f->alpha)
+			(void)json_object_set_new(alphas, path, json_real(p->alpha));
+	}
+}
+
+/* What a job that goes on from it needs to know: the shape of the adapter, as in a recipe. */
+static int describe(const struct ql_adapter_file *f, const struct ql_manifest *m, json_t **out, struct ql_err *e)
+{
+	json_t *modules = json_array(), *ranks = json_object(), *alphas = json_object();
+
+	for (int i = 0; i < QL_MODULES; i++)
 		if (f->modules >> i & 1)
 			(void)json_array_append_new(modules, json_string(ql_module_name(i)));
-	if (rc == QL_OK) {
-		*out = json_pack("{s:s, s:I, s:{s:i, s:f, s:b, s:O, s:O?, s:O?}}", "manifest_sha256", m->sha256, "bytes", (json_int_t)m->bytes,
-				 "shape", "rank", (int)f->rank, "alpha", f->alpha, "use_rslora", f->rslora, "target_modules", modules,
-				 "rank_pattern", json_object_get(cfg, "rank_pattern"), "alpha_pattern", json_object_get(cfg, "alpha_pattern"));
-		rc = *out == NULL ? ql_err_set(e, QL_ENOMEM, "import") : QL_OK;
-	}
-	json_decref(modules);
-	json_decref(cfg);
-	ql_buf_free(&text);
-	return rc;
+	patterns(f, ranks, alphas);
+	*out = json_pack("{s:s, s:I, s:{s:i, s:f, s:b, s:o, s:o, s:o}}", "manifest_sha256", m->sha256, "bytes", (json_int_t)m->bytes, "shape",
+			 "rank", (int)f->rank, "alpha", f->alpha, "use_rslora", f->rslora, "target_modules", modules, "rank_pattern", ranks,
+			 "alpha_pattern", alphas);
+	return *out == NULL ? ql_err_set(e, QL_ENOMEM, "import") : QL_OK;
 }
 
 static int fill(struct engine *g, const char *file, int fd, json_t **out, struct ql_err *e)
@@ -102,7 +110,7 @@ static int fill(struct engine *g, const char *file, int fd, json_t **out, struct
 	if (rc == QL_OK)
 		rc = ql_manifest_write(fd, files, &m, e);
 	if (rc == QL_OK)
-		rc = describe(&f, fd, &m, out, e);
+		rc = describe(&f, &m, out, e);
 	ql_adapter_file_free(&f);
 	return rc;
 }
