@@ -1,4 +1,5 @@
-"""A daemon with its real engine on SmolLM2, shared by the tests that let other programs load and drive what it makes.
+"""A daemon with its real engine on SmolLM2, shared by the tests that let other programs load and drive what it makes; SmolLM2's
+tokenizer.json; a client of data_tool.
 
 Environment: QL_QLORAD = the binary, QL_SMOL = SmolLM2-135M-Instruct as GGUF; absent: those tests are skipped and say so.
 """
@@ -118,3 +119,58 @@ def served(tmp_path_factory):
     finally:
         status = s.stop()
     assert status == 0, s.tail()
+
+
+@pytest.fixture(scope="session")
+def smol_json(tmp_path_factory):
+    """SmolLM2's tokenizer.json, with a tokenizer_config.json beside it: the vocabulary and merges of the GGUF with Sequence[Digits(individual), ByteLevel(regex)].
+    (AutoTokenizer from the GGUF is wrong: it forgets the digit split.)"""
+    if not os.environ.get("QL_SMOL"):
+        pytest.skip("QL_SMOL is not set")
+    gguf = pytest.importorskip("gguf")
+    fields = gguf.GGUFReader(os.environ["QL_SMOL"]).fields
+    tokens = fields["tokenizer.ggml.tokens"].contents()
+    types = fields["tokenizer.ggml.token_type"].contents()
+    out = {
+        "version": "1.0", "truncation": None, "padding": None,
+        "added_tokens": [{"id": i, "content": t, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+                          "special": True} for i, (t, k) in enumerate(zip(tokens, types)) if k == 3],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Digits", "individual_digits": True},
+            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}]},
+        "post_processor": None,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
+                  "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+                  "vocab": {t: i for i, t in enumerate(tokens)},
+                  "merges": fields["tokenizer.ggml.merges"].contents()},
+    }
+    path = tmp_path_factory.mktemp("smol") / "tokenizer.json"
+    path.write_text(json.dumps(out, ensure_ascii=False))
+    path.with_name("tokenizer_config.json").write_text(json.dumps({
+        "bos_token": None, "eos_token": "<|im_end|>", "pad_token": "<|im_end|>", "unk_token": "<|endoftext|>",
+        "chat_template": fields["tokenizer.chat_template"].contents()}))
+    return path
+
+
+class DataTool:
+    """data_tool on one base; jobs on its stdin."""
+
+    def __init__(self, base, folder):
+        self.file = pathlib.Path(folder) / "lines.jsonl"
+        self.proc = subprocess.Popen([os.environ["QL_DATA_TOOL"], base], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def run(self, lines, max_seq_length=100000, **options):
+        """The preview's examples and the report."""
+        self.file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+        job = {"file": str(self.file), "max_seq_length": max_seq_length, **options}
+        self.proc.stdin.write(json.dumps(job).encode() + b"\n")
+        self.proc.stdin.flush()
+        answer = json.loads(self.proc.stdout.readline())
+        assert "error" not in answer, answer
+        return answer["preview"]["examples"], answer["report"]
+
+    def close(self):
+        self.proc.stdin.close()
+        assert self.proc.wait(60) == 0

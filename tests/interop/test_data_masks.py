@@ -1,16 +1,15 @@
 """Training lines → ids and masks: ids against transformers (template, then tokenizer), masks against what they must decode to.
 
-Environment: QL_TMPL_TOOL (data_tool lies in ../data beside it); QL_SMOL = a SmolLM2-135M GGUF."""
+Environment: QL_DATA_TOOL = the helper program data_tool; QL_SMOL = a SmolLM2-135M GGUF."""
 import json
 import os
-import subprocess
 
 import pytest
 
+from conftest import DataTool
+
 SMOL = os.environ.get("QL_SMOL")
-TMPL = os.environ.get("QL_TMPL_TOOL")
-TOOL = os.environ.get("QL_DATA_TOOL") or (TMPL and os.path.join(os.path.dirname(TMPL), "..", "data", "data_tool"))
-pytestmark = pytest.mark.skipif(not (SMOL and TOOL and os.path.exists(TOOL)), reason="QL_SMOL or data_tool is not there")
+pytestmark = pytest.mark.skipif(not (SMOL and os.environ.get("QL_DATA_TOOL")), reason="QL_SMOL or QL_DATA_TOOL is not set")
 
 
 def user(text):
@@ -36,25 +35,26 @@ CHATS = [
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
+def tokenizer(smol_json):
     transformers = pytest.importorskip("transformers")
-    return transformers.AutoTokenizer.from_pretrained(os.path.dirname(SMOL), gguf_file=os.path.basename(SMOL))
+    t = transformers.PreTrainedTokenizerFast(tokenizer_file=str(smol_json), eos_token="<|im_end|>")
+    t.chat_template = json.loads(smol_json.with_name("tokenizer_config.json").read_text())["chat_template"]
+    return t
 
 
-def run(tmp_path, lines, max_seq_length=100000):
-    path = tmp_path / "train.jsonl"
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    out = subprocess.run([TOOL, SMOL, str(path), str(max_seq_length)], check=True, capture_output=True, text=True).stdout
-    preview, report = (json.loads(line) for line in out.splitlines())
-    return preview["examples"], report
+@pytest.fixture(scope="module")
+def tool(tmp_path_factory):
+    t = DataTool(SMOL, tmp_path_factory.mktemp("data"))
+    yield t
+    t.close()
 
 
 def strip(messages):
     return [{k: v for k, v in m.items() if k != "weight"} for m in messages]
 
 
-def test_chat_ids_equal_transformers(tmp_path, tokenizer):
-    examples, report = run(tmp_path, [{"messages": m} for m in CHATS])
+def test_chat_ids_equal_transformers(tool, tokenizer):
+    examples, report = tool.run([{"messages": m} for m in CHATS])
     assert report["examples"] == len(CHATS) and report["n_faults"] == 0
     for messages, x in zip(CHATS, examples):
         text = tokenizer.apply_chat_template(strip(messages), tokenize=False)
@@ -70,39 +70,39 @@ def test_chat_ids_equal_transformers(tmp_path, tokenizer):
 CLEAN = [m for m in CHATS if not any(x["role"] == "assistant" and x["content"].startswith(" ") for x in m)]
 
 
-def test_a_token_of_header_and_answer_is_trained(tmp_path, tokenizer):
+def test_a_token_of_header_and_answer_is_trained(tool, tokenizer):
     assert len(CLEAN) == len(CHATS) - 1
-    (x,), _ = run(tmp_path, [{"messages": [user("a"), bot("  b")]}])
+    (x,), _ = tool.run([{"messages": [user("a"), bot("  b")]}])
     ids = [i for i, t in zip(x["ids"], x["target"]) if t]
     assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == "\n  b<|im_end|>"
 
 
-def test_targets_decode_to_the_answers(tmp_path, tokenizer):
-    examples, _ = run(tmp_path, [{"messages": m} for m in CLEAN])
+def test_targets_decode_to_the_answers(tool, tokenizer):
+    examples, _ = tool.run([{"messages": m} for m in CLEAN])
     for messages, x in zip(CLEAN, examples):
         ids = [i for i, t in zip(x["ids"], x["target"]) if t]
         want = "".join(m["content"] + "<|im_end|>" for m in messages if m["role"] == "assistant" and m.get("weight", 1))
         assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == want, messages
 
 
-def test_served_prompt_is_a_prefix(tmp_path, tokenizer):
-    examples, _ = run(tmp_path, [{"messages": m} for m in CLEAN])
+def test_served_prompt_is_a_prefix(tool, tokenizer):
+    examples, _ = tool.run([{"messages": m} for m in CLEAN])
     for messages, x in zip(CLEAN, examples):
         prompt = tokenizer.apply_chat_template(strip(messages[:-1]), tokenize=False, add_generation_prompt=True)
         ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         assert x["ids"][: len(ids)] == ids
 
 
-def test_text_and_completion(tmp_path, tokenizer):
+def test_text_and_completion(tool, tokenizer):
     eos = tokenizer.eos_token_id
     texts = ["Once upon a time", "x", "日本", "ends<|im_end|>"]
-    examples, report = run(tmp_path, [{"text": t} for t in texts])
+    examples, report = tool.run([{"text": t} for t in texts])
     for t, x in zip(texts, examples):
         ids = tokenizer(t, add_special_tokens=False)["input_ids"]
         assert x["ids"] == (ids if ids[-1] == eos else ids + [eos])
         assert x["target"] == [0] + [1] * (len(x["ids"]) - 1)
     pairs = [("Q: 1+1?\nA:", " 2"), ("say ", "hello world"), ("", "alone")]
-    examples, report = run(tmp_path, [{"prompt": p, "completion": c} for p, c in pairs])
+    examples, report = tool.run([{"prompt": p, "completion": c} for p, c in pairs])
     assert report["kind"] == "completion"
     for (p, c), x in zip(pairs, examples):
         whole = tokenizer(p + c, add_special_tokens=False, return_offsets_mapping=True)
@@ -110,10 +110,10 @@ def test_text_and_completion(tmp_path, tokenizer):
         assert x["target"][1:] == [int(end > len(p)) for _, end in whole["offset_mapping"][1:]] + [1]
 
 
-def test_truncation_and_report(tmp_path, tokenizer):
+def test_truncation_and_report(tool, tokenizer):
     lines = [{"messages": m} for m in CHATS]
-    whole, _ = run(tmp_path, lines)
-    cut, report = run(tmp_path, lines, max_seq_length=40)
+    whole, _ = tool.run(lines)
+    cut, report = tool.run(lines, max_seq_length=40)
     for a, b in zip(whole, cut):
         if b.get("dropped"):
             assert not any(a["target"][:40])

@@ -1,7 +1,6 @@
 """HF `tokenizers` judges the tokenizer: ids, decoded texts and offsets.
 
-SmolLM2: the vocabulary and merges of the GGUF in a tokenizer.json with Sequence[Digits(individual), ByteLevel(regex)].
-(AutoTokenizer from the GGUF is wrong: it forgets the digit split.)  The other families: what scripts/fetch-vocab fetches.
+Families: SmolLM2 (conftest.py's smol_json), and what scripts/fetch-vocab fetches.
 Environment: QL_TOK_TOOL = the helper program tool_tok; QL_SMOL = a SmolLM2-135M GGUF; QL_VOCAB = that directory."""
 import json
 import os
@@ -31,34 +30,6 @@ def ours(kind, path, texts, *options):
 def differing(texts, a, b):
     wrong = [x for x in zip(texts, a, b) if x[1] != x[2]]
     return f"{len(wrong)} of {len(texts)} differ, such as {wrong[0]!r}" if wrong else None
-
-
-@pytest.fixture(scope="module")
-def smol_json(tmp_path_factory):
-    if not SMOL:
-        pytest.skip("QL_SMOL is not set")
-    gguf = pytest.importorskip("gguf")
-    fields = gguf.GGUFReader(SMOL).fields
-    tokens = fields["tokenizer.ggml.tokens"].contents()
-    types = fields["tokenizer.ggml.token_type"].contents()
-    out = {
-        "version": "1.0", "truncation": None, "padding": None,
-        "added_tokens": [{"id": i, "content": t, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-                          "special": True} for i, (t, k) in enumerate(zip(tokens, types)) if k == 3],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-            {"type": "Digits", "individual_digits": True},
-            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}]},
-        "post_processor": None,
-        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
-                  "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-                  "vocab": {t: i for i, t in enumerate(tokens)},
-                  "merges": fields["tokenizer.ggml.merges"].contents()},
-    }
-    path = tmp_path_factory.mktemp("smol") / "tokenizer.json"
-    path.write_text(json.dumps(out, ensure_ascii=False))
-    return path
 
 
 def known_bytes(path, texts):

@@ -48,14 +48,13 @@ static int finish(struct built *b)
 	return QL_OK;
 }
 
-/* Does token t, which begins before byte `at`, reach beyond it?  Tokens touch, so the next one tells where it ends. */
+/* Does token t, which begins before byte `at`, reach beyond it?  Tokens touch, so the next one tells where it ends (one put in by
+ * the normaliser ends where it begins). */
 static bool covers(const struct ql_dataset_opts *o, const struct built *b, size_t t, size_t at)
 {
-	size_t next = t + 1;
+	size_t end = t + 1 < b->ids.n ? b->ids.begin[t + 1] : b->text.len;
 
-	while (next < b->ids.n && b->ids.begin[next] == b->ids.begin[t])
-		next++;
-	return !ql_tok_is_added(o->tok, b->ids.ids[t]) && (next < b->ids.n ? b->ids.begin[next] : b->text.len) > at;
+	return end > at && !ql_tok_is_special(o->tok, b->ids.ids[t]);
 }
 
 static int build_text(const struct ql_dataset_opts *o, const struct sample *s, struct built *b, struct ql_err *e)

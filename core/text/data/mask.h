@@ -12,7 +12,7 @@
  *      and B of the whole, the message is B without A.
  *   3. When some message fails rule 2 (templates that rewrite history, for instance drop earlier reasoning), only the last
  *      assistant message is trained; if that one fails too, or has weight 0, the line is refused.
- * A token belongs to a range iff it covers a byte of it, as in transformers' assistant masks and TRL; an added token that began
+ * A token belongs to a range iff it covers a byte of it, as in transformers' assistant masks and TRL; a special token that began
  * before the range (and swallowed blanks of it) does not.  Of a range found by rule 2 or 3, the tokens after its last stop token
  * (ql_tok_is_stop) are masked.  A stop token right behind a {% generation %} block belongs to it: an answer always trains its end.
  * Nothing is ever found by searching for a marker's text. */

@@ -89,8 +89,10 @@ static int repr_str(struct vm *m, struct sb *b, const struct str *s)
 	bool dq = memchr(s->p, '\'', s->len) != NULL && memchr(s->p, '"', s->len) == NULL;
 	char q = dq ? '"' : '\'', esc[16];
 	size_t from = 0, i = 0;
-	int rc = sb_add(m, b, &q, 1);
+	int rc = vm_step(m, s->len * 8); /* character by character */
 
+	if (rc == QL_OK)
+		rc = sb_add(m, b, &q, 1);
 	while (rc == QL_OK && i < s->len) {
 		uint32_t cp = 0;
 		int k = ql_utf8_decode(s->p + i, s->len - i, &cp), n = 0;

@@ -1,7 +1,8 @@
-/* tool_data.c - for the interop tests: data_tool BASE FILE.jsonl MAX_SEQ_LENGTH [option…] prints the preview of the file's
- * first lines, then the report of loading all of it, one JSON object a line.  BASE is a GGUF file, or a directory with
- * tokenizer.json and tokenizer_config.json.  Options: template=FILE (instead of the base's), overlong=truncate|drop|error,
- * all (every token is a target), last (only last turns), alpaca (the Stanford text). */
+/* tool_data.c - for the interop tests: data_tool BASE reads jobs on stdin, one JSON object a line: {"file": PATH.jsonl,
+ * "max_seq_length", "template"? (source, instead of the base's), "overlong"?: "truncate"|"drop"|"error", "all"?: true (every token
+ * is a target), "last"?: true (only last turns), "alpaca"?: true (the Stanford text)}.  For each it prints {"preview", "report"}: the
+ * first lines, and what loading all of it says; or {"error"}.  BASE is a GGUF file, or a directory with tokenizer.json and
+ * tokenizer_config.json. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -92,84 +93,80 @@ static int load(struct base *b, const char *path, struct ql_err *e)
 	return QL_OK;
 }
 
-static int other_template(struct base *b, const char *path, struct ql_err *e)
+/* The job's options; *owned is to be freed. */
+static int options(const struct base *b, const json_t *job, struct ql_dataset_opts *o, struct ql_tmpl **owned, struct ql_err *e)
 {
-	struct ql_buf source = {0};
-	int rc = ql_io_read_file(path, QL_TMPL_SOURCE_MAX, &source, e);
+	const json_t *source = json_object_get(job, "template");
+	const char *overlong = json_string_value(json_object_get(job, "overlong"));
+	int rc = QL_OK;
 
-	ql_tmpl_free(b->tmpl);
-	b->tmpl = NULL;
-	if (rc == QL_OK)
-		rc = ql_tmpl_compile(&b->tmpl, source.data, source.len, e);
-	ql_buf_free(&source);
+	*o = (struct ql_dataset_opts){.tok = b->tok, .tmpl = b->tmpl, .trusted = b->trusted, .min_examples = 1};
+	o->max_seq_length = (uint32_t)json_integer_value(json_object_get(job, "max_seq_length"));
+	o->completion_only_loss = !json_is_true(json_object_get(job, "all"));
+	o->train_on = json_is_true(json_object_get(job, "last")) ? QL_TRAIN_ON_LAST : QL_TRAIN_ON_ALL;
+	o->alpaca_template = json_is_true(json_object_get(job, "alpaca"));
+	if (overlong != NULL)
+		o->on_overlong = strcmp(overlong, "drop") == 0 ? QL_OVERLONG_DROP
+				 : strcmp(overlong, "error") == 0 ? QL_OVERLONG_ERROR : QL_OVERLONG_TRUNCATE;
+	if (json_is_string(source)) {
+		rc = ql_tmpl_compile(owned, json_string_value(source), json_string_length(source), e);
+		o->tmpl = *owned;
+	}
 	return rc;
 }
 
-static int option(struct base *b, struct ql_dataset_opts *o, const char *arg, struct ql_err *e)
+static json_t *answer(const struct base *b, const json_t *job)
 {
-	if (strncmp(arg, "template=", 9) == 0)
-		return other_template(b, arg + 9, e);
-	if (strcmp(arg, "all") == 0)
-		o->completion_only_loss = false;
-	else if (strcmp(arg, "alpaca") == 0)
-		o->alpaca_template = true;
-	else if (strcmp(arg, "last") == 0)
-		o->train_on = QL_TRAIN_ON_LAST;
-	else if (strcmp(arg, "overlong=drop") == 0)
-		o->on_overlong = QL_OVERLONG_DROP;
-	else if (strcmp(arg, "overlong=error") == 0)
-		o->on_overlong = QL_OVERLONG_ERROR;
-	else if (strcmp(arg, "overlong=truncate") != 0)
-		return ql_err_set(e, QL_EINVAL, "unknown option %s", arg);
-	return QL_OK;
-}
-
-static int show(const struct ql_dataset_opts *o, int fd, const char *name, struct ql_err *e)
-{
+	const char *path = json_string_value(json_object_get(job, "file")), *slash = strrchr(path, '/');
+	char *dir = strndup(path, (size_t)(slash - path));
+	int fd = open(dir, O_RDONLY | O_DIRECTORY), rc;
+	struct ql_dataset_opts o;
 	struct ql_dataset_report rep;
 	struct ql_dataset *d = NULL;
-	struct ql_err why = {0};
-	json_t *p = NULL;
-	int rc = ql_dataset_preview(&p, fd, name, o, 100, QL_MIB(64), e);
+	struct ql_tmpl *owned = NULL;
+	struct ql_err e = {0}, why = {0};
+	json_t *p = NULL, *out;
 
-	if (rc != QL_OK)
-		return rc;
-	print(p);
-	(void)ql_dataset_load(&d, fd, name, o, &rep, &why);
-	ql_dataset_free(d);
-	print(ql_dataset_report_json(&rep));
-	return QL_OK;
+	rc = options(b, job, &o, &owned, &e);
+	if (rc == QL_OK)
+		rc = ql_dataset_preview(&p, fd, slash + 1, &o, 100, QL_MIB(64), &e);
+	if (rc == QL_OK) {
+		(void)ql_dataset_load(&d, fd, slash + 1, &o, &rep, &why);
+		ql_dataset_free(d);
+		out = json_pack("{s:o, s:o}", "preview", p, "report", ql_dataset_report_json(&rep));
+	} else {
+		out = json_pack("{s:s}", "error", e.message);
+	}
+	ql_tmpl_free(owned);
+	(void)close(fd);
+	free(dir);
+	return out;
 }
 
 int main(int argc, char **argv)
 {
-	struct ql_dataset_opts o = {.completion_only_loss = true, .min_examples = 1};
 	struct base b = {0};
 	struct ql_err e = {0};
-	char *dir, *slash;
-	int rc, fd;
+	char *line = NULL;
+	size_t cap = 0;
+	ssize_t n;
 
-	dir = argc < 4 ? NULL : strdup(argv[2]);
-	slash = dir == NULL ? NULL : strrchr(dir, '/');
-	if (slash == NULL)
-		return 2;
-	*slash = '\0';
-	fd = open(dir, O_RDONLY | O_DIRECTORY);
-	rc = load(&b, argv[1], &e);
-	for (int i = 4; i < argc && rc == QL_OK; i++)
-		rc = option(&b, &o, argv[i], &e);
-	o.tok = b.tok;
-	o.tmpl = b.tmpl;
-	o.trusted = b.trusted;
-	o.max_seq_length = (uint32_t)atoi(argv[3]);
-	if (rc == QL_OK)
-		rc = show(&o, fd, slash + 1, &e);
-	if (rc != QL_OK)
-		(void)fprintf(stderr, "%s\n", e.message);
+	if (argc != 2 || load(&b, argv[1], &e) != QL_OK) {
+		(void)fprintf(stderr, "%s\n", argc != 2 ? "data_tool BASE" : e.message);
+		return 1;
+	}
+	while ((n = getline(&line, &cap, stdin)) > 0) {
+		json_t *job = json_loadb(line, (size_t)n, 0, NULL);
+
+		if (job == NULL || strchr(json_string_value(json_object_get(job, "file")), '/') == NULL)
+			return 1;
+		print(answer(&b, job));
+		(void)fflush(stdout);
+		json_decref(job);
+	}
+	free(line);
 	json_decref(b.trusted);
 	ql_tmpl_free(b.tmpl);
 	ql_tok_free(b.tok);
-	(void)close(fd);
-	free(dir);
-	return rc != QL_OK;
+	return 0;
 }
