@@ -5,6 +5,7 @@
  *   model_tool generate BASE CACHE PROMPTS.json N OUT.json [ADAPTER_DIR]   greedy tokens by cached decoding: for each prompt (token
  *                                      ids) {"ids": […N], "margins": […]}, margin: by how much the best logit leads
  *   model_tool gguf    BASE CACHE TYPE OUT.gguf [ADAPTER_DIR]        the merged model, verified
+ *   model_tool hf      BASE CACHE TYPE OUTDIR [ADAPTER_DIR]          the merged model as Hugging Face directory, verified
  *   model_tool lora    BASE CACHE TYPE OUT.gguf ADAPTER_DIR          the adapter as GGUF LoRA, verified
  *   model_tool train   BASE CACHE DATA.jsonl RECIPE.json OUTDIR      runs the job; OUTDIR gets the checkpoints, steps.json
  *                                      (batches as token ids and labels, losses) and grads.safetensors of step 1
@@ -298,6 +299,22 @@ static void gguf(const char *type, const char *out, const char *adapter, bool lo
 	free(copy);
 }
 
+static void hf(const char *type, const char *out, const char *adapter)
+{
+	struct ql_adapter_file f = {0};
+	struct ql_export x = {.source = source, .read_f32 = ql_model_read_f32, .ctx = model};
+	int dir = out_dir(out);
+
+	if (adapter != NULL) {
+		read_adapter(adapter, &f);
+		x.adapter = &f;
+	}
+	check(ql_export_hf(&x, ql_export_type_of(type), dir, &e));
+	check(ql_export_verify_hf(&x, ql_export_type_of(type), dir, &e));
+	ql_adapter_file_free(&f);
+	(void)close(dir);
+}
+
 /* ---- train ----------------------------------------------------------------------------------------------------------------- */
 
 static json_t *losses;
@@ -460,6 +477,8 @@ int main(int argc, char **argv)
 		generate(argv[4], (uint32_t)atoi(argv[5]), argv[6], argc > 7 ? argv[7] : NULL);
 	else if (strcmp(argv[1], "gguf") == 0 && argc >= 6)
 		gguf(argv[4], argv[5], argc > 6 ? argv[6] : NULL, false);
+	else if (strcmp(argv[1], "hf") == 0 && argc >= 6)
+		hf(argv[4], argv[5], argc > 6 ? argv[6] : NULL);
 	else if (strcmp(argv[1], "lora") == 0 && argc >= 7)
 		gguf(argv[4], argv[5], argv[6], true);
 	else if (strcmp(argv[1], "train") == 0 && argc >= 7)

@@ -1,5 +1,6 @@
-"""GGUF of every architecture: a small random model with a trained adapter is merged into an F32 file; llama.cpp's greedy tokens from
-it equal ours, and the file read back by us gives transformers' logits.
+"""Merged models of every architecture: a small random model with a trained adapter is merged into an F32 GGUF file; llama.cpp's greedy
+tokens from it equal ours, and the file read back by us gives transformers' logits.  Merged into a Hugging Face directory, it gives
+transformers our logits.
 
 Needs QL_MODEL_TOOL; the llama.cpp part QL_NODE_MODULES and node."""
 import json
@@ -58,6 +59,24 @@ def test_file_read_back_gives_transformers_logits(merged):
         run("logits", d / "merged.gguf", d / "cache2", d / "ids.json", d / "z")
         with torch.no_grad():
             want = model(torch.tensor([ids])).logits[0].numpy()
+        got = np.fromfile(d / "z", dtype=np.float32).reshape(want.shape)
+        assert np.abs(got - want).max() <= 1e-4 * np.abs(want).max()
+
+
+def test_merged_directory_gives_transformers_our_logits(merged):
+    import torch
+    import transformers
+
+    name, d, prompts, final = merged
+    run("hf", d / "m", d / "cache", "f32", d / "hf", final)
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(d / "hf", dtype=torch.float32, attn_implementation="eager",
+                                                                    output_loading_info=True)
+    assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    for ids in prompts:
+        (d / "ids.json").write_text(json.dumps(ids))
+        run("logits", d / "m", d / "cache", d / "ids.json", d / "z", final)
+        with torch.no_grad():
+            want = model.eval()(torch.tensor([ids])).logits[0].numpy()
         got = np.fromfile(d / "z", dtype=np.float32).reshape(want.shape)
         assert np.abs(got - want).max() <= 1e-4 * np.abs(want).max()
 
