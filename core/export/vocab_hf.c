@@ -1,4 +1,4 @@
-/* vocab_hf.c - tokenizer.json → tokenizer.ggml.* (llama.cpp, convert_hf_to_gguf.py, llama-vocab.cpp).
+/* vocab_hf.c - tokenizer.json → tokenizer.ggml.* (llama.cpp, convert_hf_to_gguf.py, llama-vocab.cpp); SentencePiece's style: vocab_spm.c.
  *
  *   .model "gpt2" · .pre by the exact shape of pre_tokenizer (table below) · .tokens by id, vocab_size of them, gaps are
  *   "[PAD<id>]" of type 5 · .token_type 1 normal, 3 control, 4 user-defined, 5 unused · .merges "left right", a space inside
@@ -13,6 +13,7 @@
 #include "core/base/buf.h"
 #include "core/base/json.h"
 #include "core/base/limits.h"
+#include "core/export/vocab_priv.h"
 #include "core/formats/tokenizer_config.h"
 
 #define TAIL "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
@@ -33,31 +34,21 @@ static const struct {
 	 "gpt-4o", false},
 };
 
-enum kind { NORMAL = 1, CONTROL = 3, USER = 4, UNUSED = 5 };
-
-struct vocab {
-	json_t *tok, *cfg;
-	uint32_t n;
-	char **texts; /* by id; owned */
-	int32_t *kinds;
-	json_t *ids; /* text → id of every token */
-};
-
-static const char *str(const json_t *o, const char *key)
+const char *ql_vocab_str(const json_t *o, const char *key)
 {
 	const char *s = json_string_value(json_object_get(o, key));
 
 	return s != NULL ? s : "";
 }
 
-static bool flag(const json_t *o, const char *key, bool absent)
+bool ql_vocab_flag(const json_t *o, const char *key, bool absent)
 {
 	const json_t *v = json_object_get(o, key);
 
 	return json_is_boolean(v) ? json_is_true(v) : absent;
 }
 
-static int refuse(struct ql_err *e, const char *part, const char *what)
+int ql_vocab_refuse(struct ql_err *e, const char *part, const char *what)
 {
 	return ql_err_param(e, QL_EUNSUPPORTED, part, "GGUF export: tokenizer.json's %s (%.200s) has no equal in llama.cpp", part,
 			    what);
@@ -66,11 +57,11 @@ static int refuse(struct ql_err *e, const char *part, const char *what)
 /* ByteLevel with the wanted use_regex and no prefix space. */
 static bool is_byte_level(const json_t *v, bool use_regex)
 {
-	return strcmp(str(v, "type"), "ByteLevel") == 0 && !flag(v, "add_prefix_space", true) &&
-	       flag(v, "use_regex", true) == use_regex;
+	return strcmp(ql_vocab_str(v, "type"), "ByteLevel") == 0 && !ql_vocab_flag(v, "add_prefix_space", true) &&
+	       ql_vocab_flag(v, "use_regex", true) == use_regex;
 }
 
-static int find_pre(const struct vocab *v, const char **pre, bool *ignore_merges, struct ql_err *e)
+static int find_pre(const struct ql_vocab *v, const char **pre, bool *ignore_merges, struct ql_err *e)
 {
 	const json_t *p = json_object_get(v->tok, "pre_tokenizer"), *list = json_object_get(p, "pretokenizers");
 	const json_t *first = json_array_get(list, 0), *second = json_array_get(list, 1);
@@ -82,42 +73,40 @@ static int find_pre(const struct vocab *v, const char **pre, bool *ignore_merges
 		return QL_OK;
 	}
 	if (json_array_size(list) != 2)
-		return refuse(e, "pre_tokenizer", str(p, "type"));
-	if (strcmp(str(first, "type"), "Digits") == 0 && flag(first, "individual_digits", false) && is_byte_level(second, true)) {
+		return ql_vocab_refuse(e, "pre_tokenizer", ql_vocab_str(p, "type"));
+	if (strcmp(ql_vocab_str(first, "type"), "Digits") == 0 && ql_vocab_flag(first, "individual_digits", false) && is_byte_level(second, true)) {
 		*pre = "smollm";
 		return QL_OK;
 	}
-	regex = str(json_object_get(first, "pattern"), "Regex");
+	regex = ql_vocab_str(json_object_get(first, "pattern"), "Regex");
 	for (size_t i = 0; i < sizeof splits / sizeof splits[0]; i++)
-		if (strcmp(str(first, "type"), "Split") == 0 && strcmp(regex, splits[i].regex) == 0 &&
-		    strcmp(str(first, "behavior"), "Isolated") == 0 && !flag(first, "invert", false) &&
+		if (strcmp(ql_vocab_str(first, "type"), "Split") == 0 && strcmp(regex, splits[i].regex) == 0 &&
+		    strcmp(ql_vocab_str(first, "behavior"), "Isolated") == 0 && !ql_vocab_flag(first, "invert", false) &&
 		    is_byte_level(second, false)) {
 			*pre = splits[i].pre;
 			*ignore_merges = splits[i].ignore_merges;
 			return QL_OK;
 		}
-	return refuse(e, "pre_tokenizer", regex[0] != '\0' ? regex : str(first, "type"));
+	return ql_vocab_refuse(e, "pre_tokenizer", regex[0] != '\0' ? regex : ql_vocab_str(first, "type"));
 }
 
-static int check_model(const struct vocab *v, bool ignore_merges, struct ql_err *e)
+static int check_model(const struct ql_vocab *v, bool ignore_merges, struct ql_err *e)
 {
 	const json_t *m = json_object_get(v->tok, "model"), *norm = json_object_get(v->tok, "normalizer");
 	const json_t *list = json_object_get(norm, "normalizers");
 
-	if (strcmp(str(m, "type"), "BPE") != 0 && json_object_get(m, "type") != NULL)
-		return refuse(e, "model", str(m, "type"));
-	if (flag(m, "byte_fallback", false))
-		return refuse(e, "model", "SentencePiece-style BPE with byte_fallback; its scores are not in tokenizer.json");
-	if (flag(m, "ignore_merges", false) != ignore_merges)
-		return refuse(e, "model", "ignore_merges with this pre_tokenizer");
-	if (norm != NULL && !json_is_null(norm) && strcmp(str(norm, "type"), "NFC") != 0 &&
+	if (strcmp(ql_vocab_str(m, "type"), "BPE") != 0 && json_object_get(m, "type") != NULL)
+		return ql_vocab_refuse(e, "model", ql_vocab_str(m, "type"));
+	if (ql_vocab_flag(m, "ignore_merges", false) != ignore_merges)
+		return ql_vocab_refuse(e, "model", "ignore_merges with this pre_tokenizer");
+	if (norm != NULL && !json_is_null(norm) && strcmp(ql_vocab_str(norm, "type"), "NFC") != 0 &&
 	    !(json_is_array(list) && json_array_size(list) == 0))
-		return refuse(e, "normalizer", str(norm, "type"));
+		return ql_vocab_refuse(e, "normalizer", ql_vocab_str(norm, "type"));
 	return QL_OK;
 }
 
 /* Puts a token at its id; the same text at two ids, or two texts at one id, is an error. */
-static int put_token(struct vocab *v, const char *text, const json_t *id, enum kind kind, bool replace, struct ql_err *e)
+static int put_token(struct ql_vocab *v, const char *text, const json_t *id, enum ql_vocab_kind kind, bool replace, struct ql_err *e)
 {
 	int64_t i = json_is_integer(id) ? json_integer_value(id) : -1;
 
@@ -169,26 +158,26 @@ static char *plain_text(const char *s)
 	return out;
 }
 
-static int put_added(struct vocab *v, const json_t *t, struct ql_err *e)
+static int put_added(struct ql_vocab *v, const json_t *t, bool spm, struct ql_err *e)
 {
-	bool control = flag(t, "special", false) || looks_special(str(t, "content"));
+	bool control = ql_vocab_flag(t, "special", false) || looks_special(ql_vocab_str(t, "content"));
 	const json_t *id = json_object_get(t, "id");
 	char *text;
 	int rc;
 
-	if (str(t, "content")[0] == '\0')
+	if (ql_vocab_str(t, "content")[0] == '\0')
 		return ql_err_param(e, QL_EFORMAT, "added_tokens", "tokenizer.json: an added token without content");
-	if (flag(t, "single_word", false) || flag(t, "rstrip", false))
-		return refuse(e, "added_tokens", "single_word or rstrip");
-	text = control ? strdup(str(t, "content")) : plain_text(str(t, "content"));
+	if (ql_vocab_flag(t, "single_word", false) || ql_vocab_flag(t, "rstrip", false))
+		return ql_vocab_refuse(e, "added_tokens", "single_word or rstrip");
+	text = control || spm ? strdup(ql_vocab_str(t, "content")) : plain_text(ql_vocab_str(t, "content"));
 	if (text == NULL)
 		return ql_err_set(e, QL_ENOMEM, "no memory for the vocabulary");
-	rc = put_token(v, text, id, control ? CONTROL : USER, true, e);
+	rc = put_token(v, text, id, control ? QL_VOCAB_CONTROL : QL_VOCAB_USER, true, e);
 	free(text);
 	return rc;
 }
 
-static int fill_gaps(struct vocab *v, struct ql_err *e)
+static int fill_gaps(struct ql_vocab *v, struct ql_err *e)
 {
 	char text[32];
 	int rc = QL_OK;
@@ -200,13 +189,13 @@ static int fill_gaps(struct vocab *v, struct ql_err *e)
 			continue;
 		(void)snprintf(text, sizeof text, "[PAD%u]", i);
 		id = json_integer(i);
-		rc = id == NULL ? ql_err_set(e, QL_ENOMEM, "no memory for the vocabulary") : put_token(v, text, id, UNUSED, false, e);
+		rc = id == NULL ? ql_err_set(e, QL_ENOMEM, "no memory for the vocabulary") : put_token(v, text, id, QL_VOCAB_UNUSED, false, e);
 		json_decref(id);
 	}
 	return rc;
 }
 
-static int load_tokens(struct vocab *v, struct ql_err *e)
+static int load_tokens(struct ql_vocab *v, bool spm, struct ql_err *e)
 {
 	const json_t *model = json_object_get(v->tok, "model"), *added = json_object_get(v->tok, "added_tokens"), *t;
 	const json_t *vocab = json_object_get(model, "vocab");
@@ -223,12 +212,12 @@ static int load_tokens(struct vocab *v, struct ql_err *e)
 	if (!json_is_object(vocab))
 		return ql_err_param(e, QL_EFORMAT, "vocab", "tokenizer.json: model.vocab is not an object");
 	json_object_foreach((json_t *)(uintptr_t)vocab, text, id) {
-		rc = put_token(v, text, id, NORMAL, false, e);
+		rc = put_token(v, text, id, QL_VOCAB_NORMAL, false, e);
 		if (rc != QL_OK)
 			return rc;
 	}
 	json_array_foreach(added, i, t) {
-		rc = put_added(v, t, e);
+		rc = put_added(v, t, spm, e);
 		if (rc != QL_OK)
 			return rc;
 	}
@@ -245,7 +234,7 @@ static int add_part(struct ql_buf *b, const char *s)
 	return rc;
 }
 
-static int write_merges(struct ql_gguf_writer *w, const struct vocab *v, struct ql_err *e)
+static int write_merges(struct ql_gguf_writer *w, const struct ql_vocab *v, struct ql_err *e)
 {
 	const json_t *merges = json_object_get(json_object_get(v->tok, "model"), "merges"), *m;
 	size_t n = json_array_size(merges), i;
@@ -282,7 +271,7 @@ static int write_merges(struct ql_gguf_writer *w, const struct vocab *v, struct 
 	return rc;
 }
 
-static int write_tokens(struct ql_gguf_writer *w, const struct vocab *v, struct ql_err *e)
+static int write_tokens(struct ql_gguf_writer *w, const struct ql_vocab *v, struct ql_err *e)
 {
 	struct ql_gguf_str *s = calloc(v->n, sizeof *s);
 	int rc;
@@ -297,7 +286,7 @@ static int write_tokens(struct ql_gguf_writer *w, const struct vocab *v, struct 
 }
 
 /* Id of a text, or -1. */
-static int64_t id_of(const struct vocab *v, const char *text)
+static int64_t id_of(const struct ql_vocab *v, const char *text)
 {
 	const json_t *id = json_object_get(v->ids, text);
 
@@ -305,16 +294,16 @@ static int64_t id_of(const struct vocab *v, const char *text)
 }
 
 /* Id that tokenizer_config.json gives a role ("bos_token": "x" or {"content": "x"}), else `fallback`. */
-static int64_t role_id(const struct vocab *v, const char *role, int64_t fallback)
+static int64_t role_id(const struct ql_vocab *v, const char *role, int64_t fallback)
 {
 	const json_t *t = json_object_get(v->cfg, role);
-	const char *text = json_is_object(t) ? str(t, "content") : json_string_value(t);
+	const char *text = json_is_object(t) ? ql_vocab_str(t, "content") : json_string_value(t);
 	int64_t id = text != NULL && text[0] != '\0' ? id_of(v, text) : -1;
 
 	return id >= 0 ? id : fallback;
 }
 
-static int64_t first_of(const struct vocab *v, const char *const *texts)
+static int64_t first_of(const struct ql_vocab *v, const char *const *texts)
 {
 	int64_t id = -1;
 
@@ -323,7 +312,7 @@ static int64_t first_of(const struct vocab *v, const char *const *texts)
 	return id;
 }
 
-static int write_ids(struct ql_gguf_writer *w, const struct vocab *v, const struct ql_arch *a, struct ql_err *e)
+static int write_ids(struct ql_gguf_writer *w, const struct ql_vocab *v, const struct ql_arch *a, struct ql_err *e)
 {
 	static const char *const turn_ends[] = {"<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", NULL};
 	static const char *const message_ends[] = {"<|eom_id|>", NULL};
@@ -355,11 +344,11 @@ static bool template_adds(const json_t *post, bool front)
 	return n > 1 && json_object_get(json_array_get(single, front ? 0 : n - 1), "SpecialToken") != NULL;
 }
 
-static int write_flags(struct ql_gguf_writer *w, const struct vocab *v, const struct ql_arch *a, struct ql_err *e)
+static int write_flags(struct ql_gguf_writer *w, const struct ql_vocab *v, const struct ql_arch *a, struct ql_err *e)
 {
 	const json_t *post = json_object_get(v->tok, "post_processor");
-	bool bos = flag(v->cfg, "add_bos_token", template_adds(post, true));
-	bool eos = flag(v->cfg, "add_eos_token", template_adds(post, false));
+	bool bos = ql_vocab_flag(v->cfg, "add_bos_token", template_adds(post, true));
+	bool eos = ql_vocab_flag(v->cfg, "add_eos_token", template_adds(post, false));
 	int rc;
 
 	if (strcmp(a->family, "llama") == 0 && a->vocab_size == 49152)
@@ -368,7 +357,7 @@ static int write_flags(struct ql_gguf_writer *w, const struct vocab *v, const st
 	return rc == QL_OK ? ql_gguf_write_bool(w, "tokenizer.ggml.add_eos_token", eos, e) : rc;
 }
 
-static void free_vocab(struct vocab *v)
+static void free_vocab(struct ql_vocab *v)
 {
 	for (uint32_t i = 0; v->texts != NULL && i < v->n; i++)
 		free(v->texts[i]);
@@ -382,26 +371,30 @@ static void free_vocab(struct vocab *v)
 int ql_vocab_hf_write(struct ql_gguf_writer *w, const struct ql_arch *arch, const char *tokenizer, size_t tokenizer_len,
 		      const char *config, size_t config_len, struct ql_err *e)
 {
-	struct vocab v = {.n = arch->vocab_size};
-	bool ignore_merges = false;
-	const char *pre = NULL;
+	struct ql_vocab v = {.n = arch->vocab_size};
+	bool ignore_merges = false, spm = false, space_prefix = false;
+	const char *pre = "default";
 	int rc = ql_json_parse(tokenizer, tokenizer_len, QL_TOKENIZER_JSON_MAX, &v.tok, e);
 
 	if (rc == QL_OK && config != NULL)
 		rc = ql_tokenizer_config_parse(config, config_len, &v.cfg, e);
-	if (rc == QL_OK)
-		rc = find_pre(&v, &pre, &ignore_merges, e);
-	if (rc == QL_OK)
+	if (rc == QL_OK) {
+		spm = ql_vocab_is_spm(&v);
+		rc = spm ? ql_vocab_spm_check(&v, &space_prefix, e) : find_pre(&v, &pre, &ignore_merges, e);
+	}
+	if (rc == QL_OK && !spm)
 		rc = check_model(&v, ignore_merges, e);
 	if (rc == QL_OK)
-		rc = load_tokens(&v, e);
+		rc = load_tokens(&v, spm, e);
 	if (rc == QL_OK)
-		rc = ql_gguf_write_str(w, "tokenizer.ggml.model", "gpt2", 4, e);
+		rc = ql_gguf_write_str(w, "tokenizer.ggml.model", spm ? "llama" : "gpt2", spm ? 5 : 4, e);
 	if (rc == QL_OK)
 		rc = ql_gguf_write_str(w, "tokenizer.ggml.pre", pre, strlen(pre), e);
+	if (rc == QL_OK && spm) /* settles the kinds that write_tokens writes */
+		rc = ql_vocab_spm_write(w, &v, space_prefix, e);
 	if (rc == QL_OK)
 		rc = write_tokens(w, &v, e);
-	if (rc == QL_OK)
+	if (rc == QL_OK && !spm)
 		rc = write_merges(w, &v, e);
 	if (rc == QL_OK)
 		rc = write_ids(w, &v, arch, e);

@@ -10,6 +10,7 @@
 
 typedef float vf __attribute__((vector_size(4 * VL)));
 typedef int32_t vi __attribute__((vector_size(4 * VL)));
+typedef uint32_t vb __attribute__((vector_size(4 * VL)));
 typedef float vf_u __attribute__((vector_size(4 * VL), aligned(4), may_alias));
 
 static const vf vf_zero = {0};
@@ -54,8 +55,8 @@ static inline __attribute__((always_inline)) vf vf_exp(vf x)
 	p = vf_fma(p, r, vf_set(0.5f));
 	p = vf_fma(p, r, vf_set(1.0f));
 	p = vf_fma(p, r, vf_set(1.0f));
-	vi e = (vi)(n + magic) << 23; /* low bits of n in place of the exponent */
-	return vf_sel(nan, was, (vf)(~low & ((vi)p + e)));
+	vb e = (vb)(n + magic) << 23; /* low bits of n in place of the exponent; unsigned: far below -87 it wraps */
+	return vf_sel(nan, was, (vf)(~low & (vi)((vb)p + e)));
 }
 
 /* head and tail of a loop over n floats: the tail goes through a padded copy */

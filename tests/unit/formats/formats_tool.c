@@ -6,6 +6,7 @@
  *   adapter-write SRC DIR RANK ALPHA RSLORA BAKE DTYPE   a fixed pseudo-random adapter on all linears
  *   adapter-copy SRC FROM TO BAKE     read, then write as f32
  *   gguf|lora|hf SRC ADAPTER|- TYPE DIR FILE|-           export and verify
+ *   vocab TOKENIZER.json CONFIG.json SIZE OUT.gguf       a GGUF file with the vocabulary and no tensors
  * Exit status 1 with the error on stderr. */
 #include <fcntl.h>
 #include <stdio.h>
@@ -13,7 +14,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/base/io.h"
 #include "core/export/export.h"
+#include "core/export/vocab_hf.h"
 
 static struct ql_err err;
 
@@ -199,6 +202,46 @@ static int run(const struct ql_source *s, const char *cmd, int n, char **arg)
 	return 2;
 }
 
+static int cmd_vocab(const char *tokenizer, const char *config, const char *size, const char *out)
+{
+	static const char *const keys[] = {"llama.block_count", "llama.context_length", "llama.embedding_length",
+					   "llama.feed_forward_length", "llama.attention.head_count"};
+	static const uint32_t values[] = {1, 512, 64, 64, 4};
+	struct ql_arch a = {.family = "llama", .vocab_size = (uint32_t)atoi(size), .bos_id = -1, .pad_id = -1};
+	struct ql_buf tok = {0}, cfg = {0};
+	struct ql_gguf_writer *w = NULL;
+	char *copy = strdup(out), *slash = strrchr(copy, '/'); /* files are written beneath a directory */
+	const char *name = slash != NULL ? slash + 1 : out;
+	int dir, rc = ql_io_read_file(tokenizer, (size_t)1 << 28, &tok, &err);
+
+	if (slash != NULL)
+		*slash = '\0';
+	dir = open_dir(slash != NULL ? copy : ".");
+	if (rc == QL_OK)
+		rc = ql_io_read_file(config, (size_t)1 << 24, &cfg, &err);
+	if (rc == QL_OK)
+		rc = ql_gguf_write_new(&w, &err);
+	if (rc == QL_OK)
+		rc = ql_gguf_write_str(w, "general.architecture", "llama", 5, &err);
+	for (size_t i = 0; rc == QL_OK && i < sizeof keys / sizeof keys[0]; i++)
+		rc = ql_gguf_write_u32(w, keys[i], values[i], &err);
+	if (rc == QL_OK)
+		rc = ql_gguf_write_f32(w, "llama.attention.layer_norm_rms_epsilon", 1e-5f, &err);
+	if (rc == QL_OK)
+		rc = ql_vocab_hf_write(w, &a, tok.data, tok.len, cfg.data, cfg.len, &err);
+	if (rc == QL_OK)
+		rc = ql_gguf_write_begin(w, dir, name, &err);
+	if (rc == QL_OK)
+		rc = ql_gguf_write_commit(w, &err);
+	else
+		ql_gguf_write_abort(w);
+	ql_buf_free(&tok);
+	ql_buf_free(&cfg);
+	free(copy);
+	(void)close(dir);
+	return rc == QL_OK ? 0 : fail();
+}
+
 int main(int argc, char **argv)
 {
 	struct ql_source *s;
@@ -206,6 +249,8 @@ int main(int argc, char **argv)
 
 	if (argc < 3)
 		return 2;
+	if (strcmp(argv[1], "vocab") == 0)
+		return argc == 6 ? cmd_vocab(argv[2], argv[3], argv[4], argv[5]) : 2;
 	if (ql_source_open(&s, argv[2], &err) != QL_OK)
 		return fail();
 	rc = run(s, argv[1], argc - 3, argv + 3);

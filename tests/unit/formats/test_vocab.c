@@ -100,7 +100,7 @@ static void shapes(void **state)
 		{"{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true}," MODEL("") "}", 4, QL_EUNSUPPORTED,
 		 "pre_tokenizer"},
 		{"{\"pre_tokenizer\":null," MODEL("") "}", 4, QL_EUNSUPPORTED, "pre_tokenizer"},
-		{"{\"pre_tokenizer\":" LEVEL "," MODEL(",\"byte_fallback\":true") "}", 4, QL_EUNSUPPORTED, "model"},
+		{"{\"pre_tokenizer\":" LEVEL "," MODEL(",\"byte_fallback\":true") "}", 4, QL_EUNSUPPORTED, "pre_tokenizer"},
 		{"{\"pre_tokenizer\":" LEVEL ",\"model\":{\"type\":\"Unigram\"}}", 4, QL_EUNSUPPORTED, "model"},
 		{"{\"pre_tokenizer\":" LEVEL ",\"normalizer\":{\"type\":\"Lowercase\"}," MODEL("") "}", 4, QL_EUNSUPPORTED, "normalizer"},
 		{"{\"pre_tokenizer\":" LEVEL "," MODEL("") "}", 3, QL_EMISMATCH, "vocab"},
@@ -131,9 +131,75 @@ static void shapes(void **state)
 	scratch_close(&s);
 }
 
+/* A tokenizer.json of SentencePiece's style: byte tokens, then `vocab`, whose first id is 259. */
+static char *spm_text(const char *shape, const char *vocab, const char *merges)
+{
+	char *text = malloc(16384);
+	int n = snprintf(text, 16384, "{%s,\"added_tokens\":[{\"id\":0,\"content\":\"<unk>\",\"special\":true},{\"id\":1,\"content\":"
+			 "\"<s>\",\"special\":true},{\"id\":2,\"content\":\"▁▁\",\"special\":false}],\"model\":{\"type\":\"BPE\","
+			 "\"byte_fallback\":true,\"unk_token\":\"<unk>\",\"vocab\":{\"<unk>\":0,\"<s>\":1,\"▁▁\":2", shape);
+
+	for (int i = 0; i < 256; i++)
+		n += snprintf(text + n, 16384 - (size_t)n, ",\"<0x%02X>\":%d", (unsigned)i, 3 + i);
+	(void)snprintf(text + n, 16384 - (size_t)n, "%s},\"merges\":[%s]}}", vocab, merges);
+	return text;
+}
+
+#define BAR "{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"▁\"}"
+#define LLAMA "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"▁\"}," BAR "]},\"pre_tokenizer\":null"
+#define GEMMA "\"normalizer\":" BAR ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\" \"},\"behavior\":\"MergedWithPrevious\"}"
+#define META(scheme) "\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"▁\",\"prepend_scheme\":\"" scheme \
+	"\",\"split\":false}"
+#define VOCAB ",\"▁\":259,\"a\":260,\"b\":261,\"ab\":262,\"▁ab\":263"
+#define MERGES "[\"▁\",\"▁\"],\"a b\",[\"▁\",\"ab\"],[\"▁a\",\"b\"]"
+
+static void sentencepiece(void **state)
+{
+	static const struct { const char *shape, *vocab, *merges; int code, prefix; } cases[] = {
+		{LLAMA, VOCAB, MERGES, QL_OK, 1}, {GEMMA, VOCAB, MERGES, QL_OK, 0},
+		{META("always"), VOCAB, MERGES, QL_OK, 1}, {META("never"), VOCAB, MERGES, QL_OK, 0},
+		{META("first"), VOCAB, MERGES, QL_EUNSUPPORTED, 0},
+		{"\"normalizer\":{\"type\":\"NFKC\"}", VOCAB, MERGES, QL_EUNSUPPORTED, 0},
+		{LLAMA, VOCAB ",\"ba\":264", MERGES, QL_EUNSUPPORTED, 0}, /* no merge makes it, llama.cpp would */
+		{LLAMA, VOCAB, MERGES ",[\"b\",\"b\"]", QL_EFORMAT, 0},
+	};
+	struct scratch s;
+
+	(void)state;
+	scratch_open(&s);
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		char *text = spm_text(cases[i].shape, cases[i].vocab, cases[i].merges);
+		struct ql_gguf *g;
+		struct ql_err e;
+		float *scores;
+		int32_t *kinds;
+		bool prefix = false;
+		size_t n;
+		int rc = convert(&s, text, cases[i].code == QL_OK ? 265 : 266, &g, &e);
+
+		if (rc != cases[i].code)
+			fail_msg("case %zu: code %d: %s", i, rc, e.message);
+		free(text);
+		if (rc != QL_OK)
+			continue;
+		assert_int_equal(ql_gguf_get_bool(g, "tokenizer.ggml.add_space_prefix", true, &prefix, &e), QL_OK);
+		assert_int_equal(prefix, cases[i].prefix);
+		assert_int_equal(ql_gguf_get_i32s(g, "tokenizer.ggml.token_type", true, &kinds, &n, &e), QL_OK);
+		assert_true(kinds[0] == 2 && kinds[1] == 3 && kinds[2] == 1 && kinds[3] == 6 && kinds[258] == 6 && kinds[263] == 1 &&
+			    kinds[264] == 5);
+		free(kinds);
+		assert_int_equal(ql_gguf_get_f32s(g, "tokenizer.ggml.scores", true, &scores, &n, &e), QL_OK);
+		assert_true(scores[2] > scores[262] && scores[262] > scores[263]);
+		free(scores);
+		assert_null(ql_gguf_kv_find(g, "tokenizer.ggml.merges"));
+		ql_gguf_close(g);
+	}
+	scratch_close(&s);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(whole), cmocka_unit_test(shapes)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(whole), cmocka_unit_test(shapes), cmocka_unit_test(sentencepiece)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
