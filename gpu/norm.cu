@@ -1,7 +1,8 @@
 /* norm.cu - RMSNorm and its gradient, one block per row, or per group of columns of a row (norms of heads).
  *
  * y = [add +] w ⊙ (x·ρ), ρ = (mean(x²) + eps)^-1/2;  g = w ⊙ dy, dx = [add +] ρ·(g - x·ρ²·mean(g ⊙ x)).  x, y, dy, dx, add act [T, d],
- * w f32 [d], rstd f32 [T, groups].  fp32 sums in a fixed tree; groups up to 8192 elements stay in registers between the two passes. */
+ * w f32 [d], rstd f32 [T, groups].  fp32 sums in a fixed tree; groups up to 8192 elements stay in registers between the two passes.
+ * PLAIN: one group and, forward, nothing to add; the compiler then reads w while the sums are still on their way. */
 #include "gpu/gpu.h"
 
 #define KEEP 4 /* groups of 8 elements a thread keeps */
@@ -23,16 +24,15 @@ template <int THREADS> __device__ __forceinline__ float block_sum(float v)
 	return v;
 }
 
-template <bool VEC, int THREADS>
-__global__ void __launch_bounds__(THREADS) norm_fwd(const bf16 *x, size_t ldx, const float *__restrict__ w, float eps, const bf16 *add, size_t ldadd,
+template <bool VEC, int THREADS, bool PLAIN>
+__global__ void __launch_bounds__(THREADS) norm_fwd(const bf16 *x, size_t ldx, const float *__restrict__ w_all, float eps, const bf16 *add, size_t ldadd,
 						    bf16 *y, size_t ldy, float *rstd, uint32_t n, uint32_t groups)
 {
-	const size_t row = blockIdx.x / groups, col = (size_t)(blockIdx.x % groups) * n;
-	const bf16 *xr = x + row * ldx + col, *ar = add ? add + row * ldadd + col : NULL;
+	const size_t row = PLAIN ? blockIdx.x : blockIdx.x / groups, col = PLAIN ? 0 : (size_t)(blockIdx.x % groups) * n;
+	const bf16 *xr = x + row * ldx + col, *ar = !PLAIN && add ? add + row * ldadd + col : NULL;
+	const float *__restrict__ w = w_all + col;
 	bf16 *yr = y + row * ldy + col;
 	float keep[KEEP][8], s = 0;
-
-	w += col;
 
 	cu_release();
 	if (threadIdx.x * 32 < n) /* the weights do not depend on earlier work: bring them close while it ends */
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(THREADS) norm_fwd(const bf16 *x, size_t ldx, c
 #pragma unroll
 			for (int j = 0; j < 8; j++)
 				keep[k][j] *= r * (VEC || i + j < n ? w[i + j] : 0.f);
-			if (ar) {
+			if (!PLAIN && ar) {
 				float f[8];
 
 				load8<VEC>(ar, i, n, f);
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(THREADS) norm_fwd(const bf16 *x, size_t ldx, c
 		load8<VEC>(xr, i, n, f);
 		for (int j = 0; j < 8; j++)
 			f[j] *= r * (VEC || i + j < n ? w[i + j] : 0.f);
-		if (ar) {
+		if (!PLAIN && ar) {
 			float b[8];
 
 			load8<VEC>(ar, i, n, b);
@@ -96,18 +96,20 @@ __global__ void __launch_bounds__(THREADS) norm_fwd(const bf16 *x, size_t ldx, c
 	}
 }
 
-template <bool VEC, int THREADS>
+template <bool VEC, int THREADS, bool PLAIN>
 __global__ void __launch_bounds__(THREADS) norm_bwd(const bf16 *__restrict__ x, size_t ldx, const float *__restrict__ w, const float *__restrict__ rstd,
 						    const bf16 *dy, size_t lddy, const bf16 *add, size_t ldadd, bf16 *dx, size_t lddx, uint32_t n,
 						    uint32_t groups)
 {
-	const size_t row = blockIdx.x / groups, col = (size_t)(blockIdx.x % groups) * n;
+	const size_t row = PLAIN ? blockIdx.x : blockIdx.x / groups, col = PLAIN ? 0 : (size_t)(blockIdx.x % groups) * n;
 	const float r = rstd[blockIdx.x];
 	float dot = 0, g[KEEP][8], v[KEEP][8];
 
-	x += col, w += col, dy += col, dx += col;
-	if (add)
-		add += col;
+	if (!PLAIN) {
+		x += col, w += col, dy += col, dx += col;
+		if (add)
+			add += col;
+	}
 
 #pragma unroll
 	for (int k = 0; k < KEEP; k++) {
@@ -187,11 +189,19 @@ int cu_rmsnorm(struct ql_device *d, struct ql_queue *q, struct ql_tensor x, cons
 	if (x.rows == 0 || x.cols == 0)
 		return QL_OK;
 	const bool vec = cu_vec_ok(&x) && cu_vec_ok(&y) && n % 8 == 0 && (!add.data || cu_vec_ok(&add));
-#define GO(V, N)                                                                                                                                      \
-	CU_TRY(cu_launch(d, q, norm_fwd<V, N>, x.rows * (x.cols / n), N, 0, (const bf16 *)x.data, x.ld, w, eps, (const bf16 *)add.data, add.ld,       \
+	const bool plain = n == x.cols && !add.data;
+#define GO1(V, N, P)                                                                                                                                  \
+	CU_TRY(cu_launch(d, q, norm_fwd<V, N, P>, x.rows * (x.cols / n), N, 0, (const bf16 *)x.data, x.ld, w, eps, (const bf16 *)add.data, add.ld,       \
 			 (bf16 *)y.data, y.ld, rstd, n, x.cols / n))
+#define GO(V, N)                                                                                                                                      \
+	do {                                                                                                                                          \
+		if (plain)                                                                                                                            \
+			GO1(V, N, true);                                                                                                              \
+		else                                                                                                                                  \
+			GO1(V, N, false);                                                                                                             \
+	} while (0)
 	if (!vec)
-		GO(false, 256);
+		GO1(false, 256, false);
 	else if (n <= 256)
 		GO(true, 32);
 	else if (n <= 2048)
@@ -201,6 +211,7 @@ int cu_rmsnorm(struct ql_device *d, struct ql_queue *q, struct ql_tensor x, cons
 	else
 		GO(true, 512);
 #undef GO
+#undef GO1
 	return QL_OK;
 }
 
@@ -223,11 +234,19 @@ int cu_rmsnorm_grad(struct ql_device *d, struct ql_queue *q, struct ql_tensor x,
 	if (x.rows == 0 || x.cols == 0)
 		return QL_OK;
 	const bool vec = cu_vec_ok(&x) && cu_vec_ok(&dy) && cu_vec_ok(&dx) && n % 8 == 0 && (!add.data || cu_vec_ok(&add));
+	const bool plain = n == x.cols;
+#define GO1(V, N, P)                                                                                                                          \
+	norm_bwd<V, N, P><<<x.rows * (x.cols / n), N, 0, q->s>>>((const bf16 *)x.data, x.ld, w, rstd, (const bf16 *)dy.data, dy.ld,                  \
+								 (const bf16 *)add.data, add.ld, (bf16 *)dx.data, dx.ld, n, x.cols / n)
 #define GO(V, N)                                                                                                                              \
-	norm_bwd<V, N><<<x.rows * (x.cols / n), N, 0, q->s>>>((const bf16 *)x.data, x.ld, w, rstd, (const bf16 *)dy.data, dy.ld,                  \
-							      (const bf16 *)add.data, add.ld, (bf16 *)dx.data, dx.ld, n, x.cols / n)
+	do {                                                                                                                                  \
+		if (plain)                                                                                                                    \
+			GO1(V, N, true);                                                                                                      \
+		else                                                                                                                          \
+			GO1(V, N, false);                                                                                                     \
+	} while (0)
 	if (!vec)
-		GO(false, 256);
+		GO1(false, 256, false);
 	else if (n <= 256)
 		GO(true, 32);
 	else if (n <= 2048)
@@ -237,6 +256,7 @@ int cu_rmsnorm_grad(struct ql_device *d, struct ql_queue *q, struct ql_tensor x,
 	else
 		GO(true, 512);
 #undef GO
+#undef GO1
 	CU_LAUNCHED();
 	return QL_OK;
 }

@@ -20,7 +20,8 @@ struct paged_args {
 	float *part; /* [rows, n_head, n_splits, HD + 2]: o (unnormalised), max, sum */
 };
 
-template <int HD, int GC> __global__ void __launch_bounds__(128) paged_split(const __grid_constant__ struct paged_args a)
+/* CAP: scores are soft-capped.  A form of its own: with tanh in the loop the shuffles of four tokens no longer overlap. */
+template <int HD, int GC, bool CAP> __global__ void __launch_bounds__(128) paged_split(const __grid_constant__ struct paged_args a)
 {
 	constexpr int L = HD / 8, NG = 128 / L; /* lanes per row, rows side by side */
 	__shared__ float score[GC][SUB];
@@ -83,7 +84,7 @@ template <int HD, int GC> __global__ void __launch_bounds__(128) paged_split(con
 #pragma unroll
 					for (int o = L / 2; o; o >>= 1)
 						z += __shfl_xor_sync(~0u, z, o);
-					if (a.softcap > 0.f)
+					if (CAP)
 						z = a.softcap * tanhf(z * a.scale / a.softcap) / a.scale;
 					if (lane == 0)
 						score[h][i] = i < n && base + i >= lowest ? z * sl2 : -INFINITY;
@@ -204,10 +205,15 @@ static int decode(struct ql_device *d, struct ql_queue *q, const struct ql_paged
 	a.n_splits = a.n_splits ? a.n_splits : 1;
 	const dim3 grid(a.n_splits, p->n_kv, p->n_seqs * p->q_len_max), merge(1, p->n_head, p->n_seqs * p->q_len_max);
 	const int which = (hd == 64 ? 0 : 4) + (a.group == 1 ? 0 : a.group == 2 ? 1 : a.group <= 4 ? 2 : 3);
-	void (*const split[8])(struct paged_args) = {paged_split<64, 1>, paged_split<64, 2>, paged_split<64, 4>, paged_split<64, 8>,
-						     paged_split<128, 1>, paged_split<128, 2>, paged_split<128, 4>, paged_split<128, 8>};
+#define FORMS(CAP)                                                                                                                                  \
+	{                                                                                                                                           \
+		paged_split<64, 1, CAP>, paged_split<64, 2, CAP>, paged_split<64, 4, CAP>, paged_split<64, 8, CAP>, paged_split<128, 1, CAP>,          \
+			paged_split<128, 2, CAP>, paged_split<128, 4, CAP>, paged_split<128, 8, CAP>                                                \
+	}
+	void (*const split[2][8])(struct paged_args) = {FORMS(false), FORMS(true)};
+#undef FORMS
 
-	CU_TRY(cu_launch(d, q, split[which], grid, 128, 0, a));
+	CU_TRY(cu_launch(d, q, split[a.softcap > 0.f][which], grid, 128, 0, a));
 	if (a.n_splits > 1)
 		CU_TRY(cu_launch(d, q, hd == 64 ? paged_merge<64> : paged_merge<128>, merge, hd, 0, a));
 	return QL_OK;
