@@ -44,7 +44,7 @@ static inline __attribute__((always_inline)) vf vf_exp(vf x)
 	vi low = x < -87.33f, nan = x != x;
 	vf n, r, p, was = x;
 
-	x = vf_sel(x > 88.7f, vf_set(88.7f), x);
+	x = vf_sel(x > 88.7f, vf_set(88.7f), vf_sel(low, vf_set(-87.33f), x)); /* so that the sum below cannot overflow */
 	n = (x * 0x1.715476p0f + magic) - magic;
 	r = x - n * 0x1.62ep-1f;
 	r = r - n * 0x1.0bfbe8p-15f;
