@@ -119,6 +119,7 @@ void ql_source_close(struct ql_source *s)
 	free(s->tensors);
 	free(s->name);
 	free(s->tmpl);
+	free(s->tool_tmpl);
 	free(s->path);
 	free(s);
 }
@@ -196,4 +197,10 @@ const char *ql_source_chat_template(const struct ql_source *s, size_t *len)
 {
 	*len = s->tmpl_len;
 	return s->tmpl;
+}
+
+const char *ql_source_tool_template(const struct ql_source *s, size_t *len)
+{
+	*len = s->tool_tmpl_len;
+	return s->tool_tmpl;
 }

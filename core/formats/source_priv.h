@@ -24,8 +24,8 @@ struct ql_source {
 	struct ql_source_tensor *tensors; /* by index of ql_arch_tensor_at; names owned */
 	size_t n_tensors;
 	char config_hash[65]; /* of config.json as it was read */
-	char *name, *tmpl;
-	size_t tmpl_len;
+	char *name, *tmpl, *tool_tmpl;
+	size_t tmpl_len, tool_tmpl_len;
 };
 
 /* source_gguf.c, source_hf.c: fill everything but name and template. */
