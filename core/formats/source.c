@@ -96,7 +96,9 @@ int ql_source_open(struct ql_source **out, const char *path, struct ql_err *e)
 	if (rc == QL_OK)
 		rc = ql_source_load_text(s, e);
 	if (rc != QL_OK) {
-		(void)ql_err_prefix(e, "base model %.200s", path);
+		/* some messages name the file already */
+		(void)(e != NULL && strstr(e->message, path) != NULL ? ql_err_prefix(e, "base model")
+								     : ql_err_prefix(e, "base model %.200s", path));
 		ql_source_close(s);
 		return rc;
 	}
