@@ -9,6 +9,7 @@ void ql_h_file_create(struct ql_req *r);
 void ql_h_file_list(struct ql_req *r);
 void ql_h_file_get(struct ql_req *r);
 void ql_h_file_content(struct ql_req *r);
+void ql_h_file_preview(struct ql_req *r);
 void ql_h_file_delete(struct ql_req *r);
 
 void ql_h_job_create(struct ql_req *r);

@@ -12,6 +12,7 @@ const struct ql_route ql_routes[] = {
 	{QL_GET, "/files", T, 0, QL_BODY_NONE, ql_h_file_list},
 	{QL_GET, "/files/{id}", T, 0, QL_BODY_NONE, ql_h_file_get},
 	{QL_GET, "/files/{id}/content", T, 0, QL_BODY_NONE, ql_h_file_content},
+	{QL_GET, "/files/{id}/preview", T, 0, QL_BODY_NONE, ql_h_file_preview},
 	{QL_DELETE, "/files/{id}", T, 0, QL_BODY_NONE, ql_h_file_delete},
 
 	{QL_POST, "/fine_tuning/jobs", T, QL_ROUTE_WORK, QL_BODY_JSON, ql_h_job_create},

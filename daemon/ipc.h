@@ -14,6 +14,8 @@
  *  stop       {job, attempt, mode:"pause|cancel|drain"}   pause, drain: snapshot first; cancel: at once
  *  infer      {id:int, kind:"chat|completion|tokenize|detokenize|template", adapter:null|{name, dir, generation}, …as the API's body after
  *              checking, see "inference" below}
+ *              kind "preview": {file:"files/…", lines:1..100, recipe (what decides masks)}, answered by infer_result {kind, has_more,
+ *              examples} (core/text/data/dataset.h)
  *              kind "import": {file:"files/…" (PEFT directory as tar, or GGUF LoRA), dir:"adapters/…"}, answered by infer_result
  *              {manifest_sha256, bytes, shape:{rank, alpha, use_rslora, target_modules, rank_pattern, alpha_pattern}} or infer_error
  *  infer_cancel {id}

@@ -9,7 +9,7 @@
 
 static json_t *dataset_json(const json_t *d)
 {
-	static const char *const keys[] = {"examples", "dropped", "truncated", "tokens", "target_tokens", "max_tokens"};
+	static const char *const keys[] = {"examples", "dropped", "truncated", "trailing_dropped", "only_last", "tokens", "target_tokens", "max_tokens"};
 	json_t *o = json_object();
 
 	for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
@@ -40,7 +40,8 @@ static int files_good(struct ql_control *ctl, struct ql_job *j, const json_t *f,
 	const json_t *data = json_object_get(f, "dataset"), *estimate = json_object_get(f, "estimate");
 	bool start = !json_is_false(json_object_get(j->recipe, "auto_start"));
 	int64_t context = ql_engine_context(ctl), dropped = json_integer_value(json_object_get(data, "dropped")),
-		truncated = json_integer_value(json_object_get(data, "truncated"));
+		truncated = json_integer_value(json_object_get(data, "truncated")),
+		only_last = json_integer_value(json_object_get(data, "only_last"));
 	json_t *dataset = dataset_json(data), *print = fingerprint_json(ctl, data);
 	int rc = ql_recipe_resolve(j->recipe, examples, context, json_number_value(json_object_get(ql_engine_model(ctl), "parameters")), e);
 
@@ -57,6 +58,9 @@ static int files_good(struct ql_control *ctl, struct ql_job *j, const json_t *f,
 	if (rc == QL_OK && (dropped > 0 || truncated > 0))
 		rc = ql_job_event(ctl, j->id, "warn", NULL, -1, e, "Longer than max_seq_length: %lld examples truncated, %lld dropped",
 				  (long long)truncated, (long long)dropped);
+	if (rc == QL_OK && only_last > 0)
+		rc = ql_job_event(ctl, j->id, "warn", NULL, -1, e, "The chat template rewrites earlier answers: of %lld examples only the last "
+				  "answer is trained", (long long)only_last);
 	if (rc == QL_OK)
 		rc = start ? ql_job_event(ctl, j->id, "info", NULL, -1, e, "Files validated, moving job to queued state")
 			   : ql_job_event(ctl, j->id, "info", NULL, -1, e, "Files validated; the job was paused (auto_start)");

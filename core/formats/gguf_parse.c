@@ -323,8 +323,9 @@ static int place_tensors(struct ql_gguf *g, size_t header_end, struct ql_err *e)
 			return ql_err_param(e, QL_EFORMAT, t->name, "GGUF: tensor %s: offset %llu, expected %llu", t->name,
 					    (unsigned long long)g->offsets[i], (unsigned long long)at);
 		if (!ql_add_u64(data_at, at, &end) || !ql_add_u64(end, t->bytes, &end) || end > g->size)
-			return ql_err_param(e, QL_EFORMAT, t->name, "GGUF: tensor %s reaches beyond the end of the file",
-					    t->name);
+			return ql_err_param(e, QL_EFORMAT, t->name, "GGUF: tensor %s, %llu bytes at byte %llu, reaches beyond the end of the "
+					    "file at byte %llu", t->name, (unsigned long long)t->bytes,
+					    (unsigned long long)(data_at + at), (unsigned long long)g->size);
 		t->data = g->file + (size_t)(data_at + at);
 		if (!ql_add_u64(at, t->bytes, &at) || !ql_align_u64(at, g->alignment, &at))
 			return ql_err_param(e, QL_EFORMAT, t->name, "GGUF: tensor %s: size overflows", t->name);

@@ -320,8 +320,8 @@ static int check_layout(struct ql_st *st, uint64_t data_at, struct ql_err *e)
 					    en->begin > at ? "hole" : "overlap");
 		at = en->end;
 		if (at > st->size - data_at)
-			return ql_err_param(e, QL_EFORMAT, en->t.name, "tensor %.200s: reaches beyond the end of the file",
-					    en->t.name);
+			return ql_err_param(e, QL_EFORMAT, en->t.name, "tensor %.200s: reaches to byte %llu, beyond the end of the file at "
+					    "byte %llu", en->t.name, (unsigned long long)(data_at + at), (unsigned long long)st->size);
 		en->t.data = st->file + data_at + en->begin;
 		en->t.bytes = (size_t)(en->end - en->begin);
 	}

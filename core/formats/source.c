@@ -97,7 +97,9 @@ int ql_source_open(struct ql_source **out, const char *path, struct ql_err *e)
 	if (rc == QL_OK)
 		rc = ql_source_load_text(s, e);
 	if (rc != QL_OK) {
-		(void)ql_err_prefix(e, "base model %.200s", path);
+		/* some messages name the file already */
+		(void)(e != NULL && strstr(e->message, path) != NULL ? ql_err_prefix(e, "base model")
+								     : ql_err_prefix(e, "base model %.200s", path));
 		ql_source_close(s);
 		return rc;
 	}
@@ -121,6 +123,7 @@ void ql_source_close(struct ql_source *s)
 	free(s->tensors);
 	free(s->name);
 	free(s->tmpl);
+	free(s->tool_tmpl);
 	free(s->path);
 	free(s);
 }
@@ -200,4 +203,10 @@ const char *ql_source_chat_template(const struct ql_source *s, size_t *len)
 {
 	*len = s->tmpl_len;
 	return s->tmpl;
+}
+
+const char *ql_source_tool_template(const struct ql_source *s, size_t *len)
+{
+	*len = s->tool_tmpl_len;
+	return s->tool_tmpl;
 }

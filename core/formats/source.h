@@ -64,5 +64,8 @@ const char *ql_source_name(const struct ql_source *s);
 /* Chat template source or NULL.  GGUF: tokenizer.chat_template.  HF: chat_template.jinja, else tokenizer_config.json (a
  * string, or the entry named "default").  NUL-terminated. */
 const char *ql_source_chat_template(const struct ql_source *s, size_t *len);
+/* A second template for conversations with tools, or NULL.  GGUF: tokenizer.chat_template.tool_use.  HF:
+ * additional_chat_templates/tool_use.jinja, else tokenizer_config.json's entry named "tool_use". */
+const char *ql_source_tool_template(const struct ql_source *s, size_t *len);
 
 #endif

@@ -25,8 +25,8 @@ struct ql_source {
 	size_t n_tensors;
 	struct ql_q4 *q4; /* [n_tensors], what those tensors point to that are 4-bit; NULL when none is */
 	char config_hash[65]; /* of config.json as it was read */
-	char *name, *tmpl;
-	size_t tmpl_len;
+	char *name, *tmpl, *tool_tmpl;
+	size_t tmpl_len, tool_tmpl_len;
 };
 
 /* source_gguf.c, source_hf.c: fill everything but name and template. */

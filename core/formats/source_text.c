@@ -46,7 +46,7 @@ static int load_name(struct ql_source *s, struct ql_err *e)
 	return s->name == NULL ? ql_err_set(e, QL_ENOMEM, "no memory for a name") : QL_OK;
 }
 
-static int set_template(struct ql_source *s, const char *text, size_t len, struct ql_err *e)
+static int set_template(char **out, size_t *out_len, const char *text, size_t len, struct ql_err *e)
 {
 	size_t bad;
 
@@ -54,45 +54,52 @@ static int set_template(struct ql_source *s, const char *text, size_t len, struc
 		return ql_err_set(e, QL_ELIMIT, "chat template of %zu bytes, more than %zu", len, QL_TMPL_SOURCE_MAX);
 	if (!ql_utf8_valid(text, len, &bad))
 		return ql_err_at(e, QL_EFORMAT, bad, "chat template is not UTF-8");
-	s->tmpl = malloc(len + 1);
-	if (s->tmpl == NULL)
+	*out = malloc(len + 1);
+	if (*out == NULL)
 		return ql_err_set(e, QL_ENOMEM, "no memory for the chat template");
-	memcpy(s->tmpl, text, len);
-	s->tmpl[len] = '\0';
-	s->tmpl_len = len;
+	memcpy(*out, text, len);
+	(*out)[len] = '\0';
+	*out_len = len;
 	return QL_OK;
 }
 
-/* tokenizer_config.json's chat_template: a string, or [{"name","template"}] of which "default" counts. */
-static const json_t *pick_template(const json_t *cfg)
+/* tokenizer_config.json's chat_template: a string, which is "default", or [{"name","template"}]. */
+static const json_t *pick_template(const json_t *cfg, const char *wanted)
 {
 	const json_t *v = json_object_get(cfg, "chat_template"), *item;
 	size_t i;
 
 	if (!json_is_array(v))
-		return v;
+		return strcmp(wanted, "default") == 0 ? v : NULL;
 	json_array_foreach(v, i, item) {
 		const char *name = json_string_value(json_object_get(item, "name"));
 
-		if (name != NULL && strcmp(name, "default") == 0)
+		if (name != NULL && strcmp(name, wanted) == 0)
 			return json_object_get(item, "template");
 	}
 	return NULL;
 }
 
+static int take_template(const json_t *cfg, const char *wanted, char **out, size_t *out_len, struct ql_err *e)
+{
+	const json_t *v = pick_template(cfg, wanted);
+
+	if (json_is_string(v))
+		return set_template(out, out_len, json_string_value(v), json_string_length(v), e);
+	if (v != NULL && !json_is_null(v))
+		return ql_err_param(e, QL_EFORMAT, "chat_template", "tokenizer_config.json: chat_template is not a string");
+	return QL_OK;
+}
+
 static int template_from_config(struct ql_source *s, const struct ql_buf *text, struct ql_err *e)
 {
 	json_t *cfg = NULL;
-	const json_t *v;
 	int rc = ql_tokenizer_config_parse(text->data, text->len, &cfg, e);
 
-	if (rc != QL_OK)
-		return rc;
-	v = pick_template(cfg);
-	if (json_is_string(v))
-		rc = set_template(s, json_string_value(v), json_string_length(v), e);
-	else if (v != NULL && !json_is_null(v))
-		rc = ql_err_param(e, QL_EFORMAT, "chat_template", "tokenizer_config.json: chat_template is not a string");
+	if (rc == QL_OK)
+		rc = take_template(cfg, "default", &s->tmpl, &s->tmpl_len, e);
+	if (rc == QL_OK)
+		rc = take_template(cfg, "tool_use", &s->tool_tmpl, &s->tool_tmpl_len, e);
 	json_decref(cfg);
 	return rc;
 }
@@ -118,11 +125,21 @@ static int load_template(struct ql_source *s, struct ql_err *e)
 
 	if (s->g != NULL) {
 		rc = ql_gguf_get_str(s->g, "tokenizer.chat_template", false, &v, e);
-		return rc != QL_OK || v.len == 0 ? rc : set_template(s, v.s, v.len, e);
+		if (rc == QL_OK && v.len > 0)
+			rc = set_template(&s->tmpl, &s->tmpl_len, v.s, v.len, e);
+		v.len = 0;
+		if (rc == QL_OK)
+			rc = ql_gguf_get_str(s->g, "tokenizer.chat_template.tool_use", false, &v, e);
+		return rc != QL_OK || v.len == 0 ? rc : set_template(&s->tool_tmpl, &s->tool_tmpl_len, v.s, v.len, e);
 	}
 	rc = read_optional(s, "chat_template.jinja", QL_TMPL_SOURCE_MAX, &text, &found, e);
 	if (rc == QL_OK && found) {
-		rc = set_template(s, text.data, text.len, e);
+		rc = set_template(&s->tmpl, &s->tmpl_len, text.data, text.len, e);
+		ql_buf_reset(&text);
+		if (rc == QL_OK)
+			rc = read_optional(s, "additional_chat_templates/tool_use.jinja", QL_TMPL_SOURCE_MAX, &text, &found, e);
+		if (rc == QL_OK && found)
+			rc = set_template(&s->tool_tmpl, &s->tool_tmpl_len, text.data, text.len, e);
 	} else if (rc == QL_OK) {
 		rc = read_optional(s, "tokenizer_config.json", QL_TOKENIZER_CONFIG_MAX, &text, &found, e);
 		if (rc == QL_OK && found)

@@ -149,6 +149,7 @@ int ql_recipe_parse(struct ql_recipe *r, const json_t *o, bool allow_auto, struc
 	static const char *const schedules[] = {"constant", "constant_with_warmup", "linear", "cosine", NULL};
 	static const char *const inits[] = {"default", "gaussian", NULL};
 	static const char *const overlong[] = {"truncate", "drop", "error", NULL};
+	static const char *const train_on[] = {"all", "last", NULL};
 	static const char *const optimizers[] = {"adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", NULL};
 	int schedule = QL_SCHED_COSINE, init = 0, optimizer = 0, rc;
 
@@ -175,6 +176,8 @@ int ql_recipe_parse(struct ql_recipe *r, const json_t *o, bool allow_auto, struc
 	if (rc == QL_OK)
 		rc = one_of(o, "on_overlong", overlong, &r->on_overlong, e);
 	if (rc == QL_OK)
+		rc = one_of(o, "train_on", train_on, &r->train_on, e);
+	if (rc == QL_OK)
 		rc = one_of(o, "optimizer", optimizers, &optimizer, e);
 	if (rc == QL_OK)
 		rc = ql_json_get_bool(o, "use_rslora", &r->rslora, e);
@@ -182,6 +185,8 @@ int ql_recipe_parse(struct ql_recipe *r, const json_t *o, bool allow_auto, struc
 		rc = ql_json_get_bool(o, "packing", &r->packing, e);
 	if (rc == QL_OK)
 		rc = ql_json_get_bool(o, "completion_only_loss", &r->completion_only_loss, e);
+	if (rc == QL_OK)
+		rc = ql_json_get_bool(o, "alpaca_template", &r->alpaca_template, e);
 	if (rc == QL_OK)
 		rc = ql_json_get_str(o, "chat_template", 0, QL_KIB(64), &r->chat_template, e);
 	r->schedule = (enum ql_schedule)schedule;

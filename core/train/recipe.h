@@ -31,7 +31,8 @@ struct ql_recipe {
 	double beta1, beta2, eps, weight_decay, max_grad_norm;
 	uint32_t max_seq_length;
 	int on_overlong; /* enum ql_overlong */
-	bool packing, completion_only_loss;
+	int train_on;    /* enum ql_train_on */
+	bool packing, completion_only_loss, alpaca_template;
 	uint64_t max_steps, save_steps, eval_steps; /* 0 = off */
 	uint32_t save_total_limit, logging_steps;   /* logging_steps 0 = max(1, total/1000) */
 	uint32_t patience; /* evaluations without a better validation loss until the run ends; 0 = never */

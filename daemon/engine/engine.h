@@ -44,7 +44,7 @@ struct engine {
 	struct job *jobs;
 	struct export_task *exports;
 	bool export_running;
-	_Atomic bool importing;
+	_Atomic bool importing, previewing;
 	_Atomic unsigned long trained_tokens;
 	double last_status;
 	unsigned long last_generated;
@@ -71,6 +71,10 @@ void engine_validate(struct engine *g, json_t *frame);
 void engine_job_start(struct engine *g, json_t *frame);
 void engine_job_stop(struct engine *g, const json_t *frame);
 void engine_jobs_drain(struct engine *g); /* asks all to pause and waits */
+/* How a job with this recipe reads its files; max_seq_length is cut to the model's context. */
+struct ql_recipe;
+struct ql_dataset_opts engine_dataset_opts(const struct engine *g, const struct ql_recipe *r, const struct ql_tmpl *t,
+					   uint32_t max_seq_length);
 int engine_dataset(struct engine *g, const char *path, const json_t *recipe, const struct ql_tmpl *t, uint32_t max_seq_length,
 		   int min_examples, int (*cancelled)(void *), void *ctx, struct ql_dataset **out, struct ql_dataset_report *rep,
 		   struct ql_err *e);
@@ -79,8 +83,9 @@ int engine_dataset(struct engine *g, const char *path, const json_t *recipe, con
 void engine_infer(struct engine *g, const json_t *frame);
 void engine_send_error(int64_t id, const struct ql_err *e); /* frame infer_error */
 
-/* import.c */
+/* import.c, preview.c */
 void engine_import(struct engine *g, const json_t *frame, int64_t id);
+void engine_preview(struct engine *g, const json_t *frame, int64_t id);
 
 /* prompts.c */
 /* The frame's messages, through the adapter's or the base's template, as tokens; text, if not NULL, gets the rendered form. */

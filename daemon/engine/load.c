@@ -84,6 +84,28 @@ int engine_template(struct engine *g, const char *text, const struct ql_tmpl **o
 	return rc;
 }
 
+/* The second template that some models have for conversations with tools; part of the template's hash. */
+static void load_tool_template(struct engine *g)
+{
+	size_t len = 0;
+	const char *text = ql_source_tool_template(g->source, &len);
+	struct ql_tmpl *t = NULL;
+	struct ql_sha256 hash;
+	struct ql_err e = {0};
+
+	if (text == NULL)
+		return;
+	if (ql_tmpl_compile(&t, text, len, &e) != QL_OK) {
+		ql_log(QL_LOG_WARN, "engine", "the base's chat template for tools is not usable: %s", e.message);
+		return;
+	}
+	ql_tmpl_set_tool_use(g->tmpl, t);
+	ql_sha256_init(&hash);
+	ql_sha256_add(&hash, g->template_sha256, 64);
+	ql_sha256_add(&hash, text, len);
+	ql_sha256_end_hex(&hash, g->template_sha256);
+}
+
 static int load_template(struct engine *g, struct ql_err *e)
 {
 	size_t len = 0;
@@ -99,8 +121,10 @@ static int load_template(struct engine *g, struct ql_err *e)
 	ql_sha256_hex(text != NULL ? text : "", len, g->template_sha256);
 	if (text == NULL)
 		return QL_OK;
-	if (ql_tmpl_compile(&g->tmpl, text, len, e) == QL_OK)
+	if (ql_tmpl_compile(&g->tmpl, text, len, e) == QL_OK) {
+		load_tool_template(g);
 		return QL_OK;
+	}
 	/* the base still serves completions and trains on text; chat says why it cannot */
 	ql_log(QL_LOG_WARN, "engine", "the base's chat template is not usable: %s", e->message);
 	g->tmpl = NULL;

@@ -330,6 +330,10 @@ void engine_infer(struct engine *g, const json_t *f)
 		generate(g, f, id, kind[1] == 'h');
 		return;
 	}
+	if (strcmp(kind, "preview") == 0) {
+		engine_preview(g, f, id);
+		return;
+	}
 	if (strcmp(kind, "import") == 0) {
 		engine_import(g, f, id);
 		return;

@@ -11,22 +11,33 @@
 
 #define MIN_EXAMPLES 10
 
+struct ql_dataset_opts engine_dataset_opts(const struct engine *g, const struct ql_recipe *r, const struct ql_tmpl *t,
+					   uint32_t max_seq_length)
+{
+	uint32_t context = g->model->arch.max_position_embeddings;
+
+	return (struct ql_dataset_opts){.tok = g->tok, .tmpl = t, .trusted = g->trusted,
+					.max_seq_length = max_seq_length < context ? max_seq_length : context,
+					.on_overlong = (enum ql_overlong)r->on_overlong, .train_on = (enum ql_train_on)r->train_on,
+					.completion_only_loss = r->completion_only_loss, .alpaca_template = r->alpaca_template,
+					/* fixed: templates that print the date must train the same on a resume */
+					.now_unix = 1767225600};
+}
+
 int engine_dataset(struct engine *g, const char *path, const json_t *recipe, const struct ql_tmpl *t, uint32_t max_seq_length,
 		   int min_examples, int (*cancelled)(void *), void *ctx, struct ql_dataset **out, struct ql_dataset_report *rep,
 		   struct ql_err *e)
 {
+	struct ql_dataset_opts o;
 	struct ql_recipe r;
 	int rc = ql_recipe_parse(&r, recipe, true, e);
-	uint32_t context = g->model->arch.max_position_embeddings;
-	struct ql_dataset_opts o = {.tok = g->tok, .tmpl = t, .trusted = g->trusted, .min_examples = min_examples,
-				    .now_unix = 1767225600, /* fixed: templates that print the date must train the same on a resume */
-				    .cancelled = cancelled, .cancel_ctx = ctx};
 
 	if (rc != QL_OK)
 		return rc;
-	o.max_seq_length = max_seq_length < context ? max_seq_length : context;
-	o.on_overlong = (enum ql_overlong)r.on_overlong;
-	o.completion_only_loss = r.completion_only_loss;
+	o = engine_dataset_opts(g, &r, t, max_seq_length);
+	o.min_examples = min_examples;
+	o.cancelled = cancelled;
+	o.cancel_ctx = ctx;
 	return ql_dataset_load(out, g->state_fd, path, &o, rep, e);
 }
 
@@ -43,8 +54,9 @@ static void add_faults(json_t *frame, const struct ql_dataset_report *rep)
 
 static json_t *report_json(const struct ql_dataset_report *r)
 {
-	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "kind", r->kind, "examples", (json_int_t)r->examples, "dropped",
-			 (json_int_t)r->dropped, "truncated", (json_int_t)r->truncated, "tokens", (json_int_t)r->tokens,
+	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "kind", r->kind, "examples", (json_int_t)r->examples,
+			 "dropped", (json_int_t)r->dropped, "truncated", (json_int_t)r->truncated, "trailing_dropped",
+			 (json_int_t)r->trailing_dropped, "only_last", (json_int_t)r->only_last, "tokens", (json_int_t)r->tokens,
 			 "target_tokens", (json_int_t)r->target_tokens, "max_tokens", (json_int_t)r->max_tokens, "sha256", r->sha256);
 }
 

@@ -92,6 +92,7 @@ def test_projects(daemon, tokens, training_file):
         assert a.body.replace(training_file.encode(), missing.encode()) == b.body
     same("GET", "/v1/files/ID")
     same("GET", "/v1/files/ID/content")
+    same("GET", "/v1/files/ID/preview")
     same("DELETE", "/v1/files/ID")
     assert daemon.get("/v1/files/" + training_file, token=tokens["t"]).status == 200
     assert training_file not in daemon.get("/v1/files", token=tokens["other"]).body.decode()

@@ -38,6 +38,33 @@ def test_bytes_are_kept(daemon, size):
     daemon.delete("/v1/files/" + f["id"])
 
 
+def test_preview(daemon, tmp_path):
+    """The route: what reaches the engine, and every refusal.  (What the engine answers: test_real_data.py.)"""
+    f = daemon.upload(chat_lines(3)).json
+    path = f"/v1/files/{f['id']}/preview"
+    r = daemon.get(path)
+    assert r.status == 200, r
+    assert r.json["object"] == "file.preview" and r.json["id"] == f["id"] and r.json["kind"] == "chat" and r.json["has_more"] is False
+    asked = r.json["examples"][0]
+    assert asked["file"] == "files/" + f["id"] and asked["lines"] == 10
+    assert asked["recipe"] == {"completion_only_loss": True, "alpaca_template": False}
+    r = daemon.get(path + "?lines=100&max_seq_length=32&on_overlong=drop&train_on=last&completion_only_loss=false&alpaca_template=true")
+    assert r.json["examples"][0]["lines"] == 100
+    assert r.json["examples"][0]["recipe"] == {"max_seq_length": 32, "on_overlong": "drop", "train_on": "last", "completion_only_loss": False,
+                                               "alpaca_template": True}
+    for query, param in [("lines=0", "lines"), ("lines=101", "lines"), ("lines=x", "lines"), ("lines=1&lines=2", "lines"),
+                         ("max_seq_length=31", "max_seq_length"), ("max_seq_length=16777217", "max_seq_length"), ("on_overlong=cut", "on_overlong"),
+                         ("train_on=first", "train_on"), ("completion_only_loss=2", "completion_only_loss"), ("alpaca_template=maybe", "alpaca_template")]:
+        r = daemon.get(path + "?" + query)
+        assert r.status == 400 and r.error["param"] == param, (query, r)
+    assert daemon.get(path.replace(f["id"], "file-" + "0" * 24)).status == 404
+    other = daemon.upload(b"x", purpose="user_data", filename="x.bin").json["id"]
+    r = daemon.get(f"/v1/files/{other}/preview")
+    assert r.status == 400 and r.error["param"] == "id"
+    daemon.delete("/v1/files/" + f["id"])
+    assert daemon.get(path).status == 404
+
+
 def test_boundary_like_bytes(daemon):
     data = b"\r\n--\r\n\r\n----b\r\n" * 3000 + b"\r"
     body = (b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n--b\r\n'

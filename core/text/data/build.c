@@ -143,16 +143,16 @@ static int encode_chat(const struct ql_dataset_opts *o, const struct data_render
 
 int data_build(const struct ql_dataset_opts *o, const struct sample *s, struct built *b, struct ql_err *e)
 {
-	struct data_render r = {.tmpl = o->tmpl, .trusted = o->trusted, .tools = s->tools, .kwargs = s->kwargs,
-				.now_unix = o->now_unix};
+	const struct ql_tmpl *tmpl = ql_tmpl_for(o->tmpl, s->tools != NULL);
+	struct data_render r = {.tmpl = tmpl, .trusted = o->trusted, .tools = s->tools, .kwargs = s->kwargs, .now_unix = o->now_unix};
 	json_t *messages = NULL;
 	int rc;
 
 	if (s->is_text)
 		return build_text(o, s, b, e);
-	if (o->tmpl == NULL)
+	if (tmpl == NULL)
 		return ql_err_set(e, QL_EINVAL, "a chat line, but the base model has no chat template");
-	rc = ql_chat_normalize(o->tmpl, s->messages, &messages, e);
+	rc = ql_chat_normalize(tmpl, s->messages, &messages, e);
 	r.messages = messages;
 	if (rc == QL_OK)
 		rc = encode_chat(o, &r, s->trained, b, e);

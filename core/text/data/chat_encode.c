@@ -80,6 +80,7 @@ int ql_chat_encode(const struct ql_tok *tok, const struct ql_tmpl *tmpl, const j
 	rc = data_tools(tools, NULL, &s, e);
 	if (rc == QL_OK)
 		rc = data_kwargs(kwargs, &kw, e);
+	r.tmpl = tmpl = ql_tmpl_for(tmpl, s.tools != NULL);
 	if (rc == QL_OK)
 		rc = ql_chat_normalize(tmpl, messages, &normal, e);
 	if (rc == QL_OK && continue_final_message)

@@ -99,10 +99,11 @@ static int add_text(json_t *out, const char *key, const char *text, size_t len, 
 static int show_chat(const struct ql_dataset_opts *o, const struct sample *s, size_t n_prompt, const char *key, json_t *out,
 		     struct ql_err *e)
 {
-	struct data_render r = {.tmpl = o->tmpl, .trusted = o->trusted, .tools = s->tools, .now_unix = o->now_unix};
+	const struct ql_tmpl *tmpl = ql_tmpl_for(o->tmpl, s->tools != NULL);
+	struct data_render r = {.tmpl = tmpl, .trusted = o->trusted, .tools = s->tools, .now_unix = o->now_unix};
 	struct ql_rendered prompt = {0}, whole = {0};
 	json_t *messages = NULL;
-	int rc = ql_chat_normalize(o->tmpl, s->messages, &messages, e);
+	int rc = ql_chat_normalize(tmpl, s->messages, &messages, e);
 
 	r.messages = messages;
 	if (rc == QL_OK)

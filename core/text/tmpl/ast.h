@@ -78,6 +78,7 @@ struct ql_tmpl {
 	bool mentions_developer, mentions_function, mentions_tool; /* as string literals */
 	/* found by rendering small conversations after parsing, for ql_chat_normalize */
 	bool takes_parts, needs_parts, takes_object_args;
+	struct ql_tmpl *tool_use; /* owned; NULL: this one serves conversations with tools too */
 };
 
 /* lex.c */

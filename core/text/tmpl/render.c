@@ -38,8 +38,20 @@ void ql_tmpl_free(struct ql_tmpl *t)
 {
 	if (t == NULL)
 		return;
+	ql_tmpl_free(t->tool_use);
 	tmpl_arena_free(&t->arena);
 	free(t);
+}
+
+void ql_tmpl_set_tool_use(struct ql_tmpl *t, struct ql_tmpl *tool_use)
+{
+	ql_tmpl_free(t->tool_use);
+	t->tool_use = tool_use;
+}
+
+const struct ql_tmpl *ql_tmpl_for(const struct ql_tmpl *t, bool tools)
+{
+	return tools && t != NULL && t->tool_use != NULL ? t->tool_use : t;
 }
 
 bool ql_tmpl_has_generation(const struct ql_tmpl *t) { return t->has_generation; }

@@ -27,6 +27,11 @@ struct ql_tmpl;
 int ql_tmpl_compile(struct ql_tmpl **out, const char *src, size_t len, struct ql_err *e);
 void ql_tmpl_free(struct ql_tmpl *t); /* accepts NULL */
 
+/* Models may come with a second template named "tool_use".  set: t owns it from now on (and frees one it had).  for: the template
+ * that renders a conversation with or without tools; t may be NULL. */
+void ql_tmpl_set_tool_use(struct ql_tmpl *t, struct ql_tmpl *tool_use);
+const struct ql_tmpl *ql_tmpl_for(const struct ql_tmpl *t, bool tools);
+
 /* What a template renders with.  Everything is borrowed for the call. */
 struct ql_tmpl_env {
 	const json_t *vars;    /* object: messages, tools, add_generation_prompt, …; its strings are untrusted.  The one

@@ -344,6 +344,13 @@ static void on_infer(const json_t *f)
 	int64_t id = json_integer_value(json_object_get(f, "id")), most;
 
 	die_at("infer", 0);
+	if (strcmp(kind, "preview") == 0) {
+		/* shows what it was asked for */
+		send_frame(json_pack("{s:s,s:I,s:{s:s,s:b,s:[{s:i,s:O,s:O,s:O}]}}", "type", "infer_result", "id", (json_int_t)id, "result", "kind",
+				     "chat", "has_more", 0, "examples", "line", 1, "file", json_object_get(f, "file"), "lines",
+				     json_object_get(f, "lines"), "recipe", json_object_get(f, "recipe")));
+		return;
+	}
 	if (strcmp(kind, "chat") != 0 && strcmp(kind, "completion") != 0) {
 		json_t *r = strcmp(kind, "tokenize") == 0 ? json_pack("{s:[i,i,i],s:i}", "tokens", 1, 2, 3, "max_model_len", 2048)
 							  : json_pack("{s:s}", "text", "hello");

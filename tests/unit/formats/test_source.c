@@ -80,7 +80,7 @@ static void from_gguf(void **state)
 static void from_hf(void **state)
 {
 	static const char templates[] = "{\"chat_template\":[{\"name\":\"x\",\"template\":\"X\"},"
-					"{\"name\":\"default\",\"template\":\"D\"}]}";
+					"{\"name\":\"default\",\"template\":\"D\"},{\"name\":\"tool_use\",\"template\":\"T\"}]}";
 	static const char index[] = "{\"metadata\":{\"total_size\":1},\"weight_map\":{";
 	struct ql_arch a = tiny_arch();
 	struct ql_source *src;
@@ -118,6 +118,8 @@ static void from_hf(void **state)
 	check_values(src);
 	assert_int_equal(ql_source_arch(src)->n_eos, 2);
 	assert_string_equal(ql_source_chat_template(src, &n), "D");
+	assert_string_equal(ql_source_tool_template(src, &n), "T");
+	assert_int_equal(n, 1);
 	assert_int_equal(ql_source_hash(src, NULL, two, &e), QL_OK);
 	assert_string_not_equal(one, two);
 	assert_true(ql_source_stamp(src, one) && ql_source_stamp(src, two));
@@ -132,6 +134,7 @@ static void from_hf(void **state)
 	scratch_write(&s, "chat_template.jinja", "J", 1);
 	assert_int_equal(ql_source_open(&src, s.path, &e), QL_OK);
 	assert_string_equal(ql_source_chat_template(src, &n), "J");
+	assert_null(ql_source_tool_template(src, &n)); /* of the other file */
 	ql_source_close(src);
 	/* a shard with a tensor that the index does not name */
 	tiny_shard(&s, "b.safetensors", 0, 8, SIZE_MAX);

@@ -60,6 +60,8 @@ static void adapt(void **state)
 	becomes(TYPED, CALL("\"{\\\"x\\\": 1}\""), CALL("{\"x\":1}"));
 	becomes(TYPED, CALL("\"\""), CALL("{}"));
 	becomes(TYPED, CALL("{\"x\":1}"), CALL("{\"x\":1}"));
+	/* one that wants tools */
+	becomes("{% for t in tools %}{{ t.function.name }}{% endfor %}" TYPED, CALL("\"{\\\"x\\\": 1}\""), CALL("{\"x\":1}"));
 	becomes(WANTS_TEXT, CALL("\"{\\\"x\\\":1}\""), CALL("\"{\\\"x\\\":1}\""));
 	becomes(WANTS_TEXT, CALL("{\"x\":1}"), CALL("\"{\\\"x\\\": 1}\""));
 	becomes(PLAIN, "[{\"role\":\"assistant\",\"content\":null}]", "[{\"role\":\"assistant\",\"content\":null}]");
