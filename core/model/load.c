@@ -301,7 +301,7 @@ int ql_model_load(struct ql_model **out, struct ql_device *dev, struct ql_source
 		rc = ql_base_cache_open(&m->base, source, m->base_sha256, o->cache_dir, &o->quant, dev, o->pool, o->progress,
 					o->progress_ctx, e);
 	begin = ql_now();
-	if (rc == QL_OK)
+	if (rc == QL_OK && m->base != NULL)
 		m->quant_kind = ql_base_cache_get(m->base, 0, QL_Q_PROJ)->kind; /* a source in 4 bit brings its own */
 	if (rc == QL_OK)
 		rc = load_all(m, o, e);

@@ -60,6 +60,7 @@ int ql_q4_opts_check(const struct ql_q4_opts *o, enum ql_dtype src_dtype, uint64
 void *ql_q4_alloc(const struct ql_q4_part *parts, int n_parts)
 {
 	uint64_t total = 0, bytes;
+	void *whole;
 	uint8_t *p;
 
 	for (int i = 0; i < n_parts; i++)
@@ -68,9 +69,9 @@ void *ql_q4_alloc(const struct ql_q4_part *parts, int n_parts)
 			return NULL;
 	if (total == 0 || total > PTRDIFF_MAX)
 		return NULL;
-	p = aligned_alloc(total >= 2 * HUGE_PAGE ? HUGE_PAGE : ALIGN, (size_t)total);
-	if (p == NULL)
+	if (posix_memalign(&whole, total >= 2 * HUGE_PAGE ? HUGE_PAGE : ALIGN, (size_t)total) != 0)
 		return NULL;
+	p = whole;
 #ifdef MADV_HUGEPAGE
 	if (total >= 2 * HUGE_PAGE) /* a wish: fewer, larger first touches */
 		(void)madvise(p, (size_t)total, MADV_HUGEPAGE);
