@@ -27,7 +27,7 @@ def test_logits_equal(case, sharded, tmp_path):
     run("dequant", tmp_path / "m", tmp_path / "cache", tmp_path / "deq")
     archs.put(model, load_file(str(tmp_path / "deq" / "base.safetensors")))
     rng = np.random.default_rng(3)
-    for n in (1, 2, 17, 513):
+    for n in (1, 17, 513):
         ids = [int(x) for x in rng.integers(3, 320, n)]
         (tmp_path / "ids.json").write_text(json.dumps(ids))
         run("logits", tmp_path / "m", tmp_path / "cache", tmp_path / "ids.json", tmp_path / "z")
