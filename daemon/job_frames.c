@@ -77,10 +77,26 @@ int ql_job_give_up(struct ql_control *ctl, struct ql_job *j, const json_t *fault
 	return rc;
 }
 
+/* Numbers, or objects of numbers: what a memory plan may hold. */
+static bool is_plan(const json_t *v, int depth)
+{
+	const char *key;
+	json_t *item;
+
+	if (json_is_integer(v))
+		return json_integer_value(v) >= 0;
+	if (!json_is_object(v) || depth == 0 || json_object_size(v) > 16)
+		return false;
+	json_object_foreach((json_t *)(uintptr_t)v, key, item)
+		if (!is_plan(item, depth - 1))
+			return false;
+	return true;
+}
+
 static int f_started(struct ql_control *ctl, struct ql_live *l, const json_t *f, struct ql_err *e)
 {
 	static const char *const keys[] = {"micro_batch_size", "gradient_accumulation_steps", "warmup_steps", "logging_steps"};
-	const json_t *recipe = json_object_get(f, "recipe");
+	const json_t *recipe = json_object_get(f, "recipe"), *plan = json_object_get(f, "plan");
 	int64_t step = 0, total = 0, n = 0;
 	const char *device = NULL;
 	json_t *resolved;
@@ -95,9 +111,13 @@ static int f_started(struct ql_control *ctl, struct ql_live *l, const json_t *f,
 	for (size_t i = 0; i < 4; i++)
 		if ((rc = ql_json_get_int(recipe, keys[i], 0, INT32_MAX, &n, e)) != QL_OK)
 			return rc;
+	if (plan != NULL && (!json_is_object(plan) || !is_plan(plan, 2)))
+		return ql_err_set(e, QL_EFORMAT, "started: bad plan");
 	if ((rc = ql_job_frame_begin(ctl, l, &j, e)) != QL_OK)
 		return rc;
 	resolved = json_object();
+	if (plan != NULL)
+		(void)json_object_set_new(resolved, "plan", json_deep_copy(plan));
 	for (size_t i = 0; i < 4; i++)
 		if (json_is_integer(json_object_get(recipe, keys[i])))
 			(void)json_object_set_new(resolved, keys[i], json_integer(json_integer_value(json_object_get(recipe, keys[i]))));

@@ -4,8 +4,9 @@
   tests/gpu_peft.py QLORAD [--arch llama-3.2-1b] [--device cuda] [--steps 20] [--seq 2048] [--dir /dev/shm]
 
 Writes a checkpoint of random bf16 weights of that shape, trains from it with `qlorad bench train --dump`, and repeats the run with PEFT
-on our dequantised 4-bit weights in bf16 (fp32 adapter, PEFT's default): our first A and B, our tokens step by step, torch's AdamW.  Losses must
-agree within 1 % at every step.  Prints tokens a second and peak memory of both.  Needs torch, transformers, peft, safetensors.
+on our dequantised 4-bit weights in bf16 (fp32 adapter, PEFT's default): our first A and B, our tokens step by step, torch's AdamW.  Tokens are
+random, half of them among 16, and no batch comes twice, so what can be learnt are the frequencies, and losses stay large enough for a
+relative difference to say something.  Losses must agree within 1 % at every step, and fall.  Prints tokens a second and peak memory of both.  Needs torch, transformers, peft, safetensors.
 """
 import argparse
 import json
@@ -34,9 +35,11 @@ ap.add_argument("--device", default="cuda")
 ap.add_argument("--steps", type=int, default=20)
 ap.add_argument("--seq", type=int, default=2048)
 ap.add_argument("--rank", type=int, default=16)
-ap.add_argument("--rate", type=float, default=1e-3)
+ap.add_argument("--rate", type=float, help="2e-4; for the tiny shape 1e-2")
 ap.add_argument("--dir", default="/dev/shm")
 opt = ap.parse_args()
+if opt.rate is None:
+    opt.rate = 1e-2 if opt.arch == "tiny" else 2e-4
 GPU = opt.device.startswith("cuda")
 hidden, inner, layers, heads, kv, hd, vocab, tied = SHAPES[opt.arch]
 top = pathlib.Path(tempfile.mkdtemp(dir=opt.dir, prefix="qlorad-peft-"))
@@ -187,7 +190,8 @@ try:
     their_losses, their_rate = theirs(model, run, dump)
     said("PEFT has trained")
     worst = max(abs(a - b) / b for a, b in zip(run["losses"], their_losses))
-    moved = their_losses[0] - min(their_losses)
+    third = max(opt.steps // 3, 1)  # single batches differ by chance
+    moved = (sum(run["losses"][:third]) - sum(run["losses"][-third:])) / third
     print("qlorad ", " ".join(f"{x:.4f}" for x in run["losses"]))
     print("PEFT   ", " ".join(f"{x:.4f}" for x in their_losses))
     print(json.dumps({"peft": opt.arch, "device": out["device"], "seq": opt.seq, "steps": opt.steps, "worst_loss_difference": round(worst, 6),

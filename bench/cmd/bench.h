@@ -57,6 +57,8 @@ void bench_arch_names(char *out, size_t size);
 int bench_synth_model(struct bench *b, struct ql_err *e);
 int bench_synth_tok(struct ql_tok **out, uint32_t vocab, struct ql_err *e);
 void bench_tokens(int32_t *ids, size_t n, uint32_t vocab, uint64_t seed);
+/* Every second token is one of 16: something that can be learnt from batches of which none is seen twice. */
+void bench_tokens_skewed(int32_t *ids, size_t n, uint32_t vocab, uint64_t seed);
 void bench_random_bf16(uint16_t *p, size_t n, float scale, uint64_t seed);
 /* The device, then the model (base or synthetic) and its tokenizer. */
 int bench_open_device(struct bench *b, struct ql_err *e);

@@ -29,6 +29,15 @@ void bench_tokens(int32_t *ids, size_t n, uint32_t vocab, uint64_t seed)
 		ids[i] = (int32_t)(2 + mix(seed << 32 | i) % (vocab - 2));
 }
 
+void bench_tokens_skewed(int32_t *ids, size_t n, uint32_t vocab, uint64_t seed)
+{
+	for (size_t i = 0; i < n; i++) {
+		uint64_t r = mix(seed << 32 | i), of = r & 1 ? 16 : vocab - 2;
+
+		ids[i] = (int32_t)(2 + (r >> 1) % of);
+	}
+}
+
 void bench_random_bf16(uint16_t *p, size_t n, float scale, uint64_t seed)
 {
 	static const float step = 1.0f / 32768.0f;

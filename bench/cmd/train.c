@@ -48,7 +48,7 @@ static enum ql_train_stop on_stop(void *ctx) { return atomic_load(&((struct benc
 
 int bench_run_new(struct bench_run *r, struct bench *b, uint32_t micro_batch, uint64_t steps, struct ql_err *e)
 {
-	uint32_t examples = 4 * micro_batch;
+	uint32_t examples = micro_batch * (b->dump != NULL ? (uint32_t)steps : 4); /* a run to be compared sees no example twice */
 	int32_t *ids = malloc((size_t)examples * b->seq * sizeof *ids);
 	json_t *recipe = json_object();
 	int rc;
@@ -64,7 +64,7 @@ int bench_run_new(struct bench_run *r, struct bench *b, uint32_t micro_batch, ui
 		rc = ql_recipe_parse(&r->job.recipe, recipe, false, e);
 	json_decref(recipe);
 	if (rc == QL_OK) {
-		bench_tokens(ids, (size_t)examples * b->seq, b->arch.vocab_size, 1);
+		(b->dump != NULL ? bench_tokens_skewed : bench_tokens)(ids, (size_t)examples * b->seq, b->arch.vocab_size, 1);
 		rc = ql_dataset_make(&r->data, ids, examples, b->seq, e);
 	}
 	free(ids);

@@ -18,6 +18,7 @@
 
 struct job;
 struct export_task;
+struct ql_memory_plan;
 
 struct engine {
 	int state_fd;
@@ -71,6 +72,7 @@ void engine_validate(struct engine *g, json_t *frame);
 void engine_job_start(struct engine *g, json_t *frame);
 void engine_job_stop(struct engine *g, const json_t *frame);
 void engine_jobs_drain(struct engine *g); /* asks all to pause and waits */
+uint64_t engine_jobs_memory(struct engine *g); /* bytes that running jobs hold and give back when they end */
 /* How a job with this recipe reads its files; max_seq_length is cut to the model's context. */
 struct ql_recipe;
 struct ql_dataset_opts engine_dataset_opts(const struct engine *g, const struct ql_recipe *r, const struct ql_tmpl *t,
@@ -78,6 +80,10 @@ struct ql_dataset_opts engine_dataset_opts(const struct engine *g, const struct 
 int engine_dataset(struct engine *g, const char *path, const json_t *recipe, const struct ql_tmpl *t, uint32_t max_seq_length,
 		   int min_examples, int (*cancelled)(void *), void *ctx, struct ql_dataset **out, struct ql_dataset_report *rep,
 		   struct ql_err *e);
+
+/* memplan.c: a plan as `qlora.plan` of the Job object shows it, and its bytes with the dense copies that were really made */
+json_t *engine_plan_json(const struct ql_model *m, const struct ql_memory_plan *p);
+uint64_t engine_plan_bytes(const struct ql_model *m, const struct ql_memory_plan *p);
 
 /* requests.c */
 void engine_infer(struct engine *g, const json_t *frame);

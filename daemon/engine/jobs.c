@@ -23,7 +23,8 @@ struct job {
 	_Atomic int stop; /* enum ql_train_stop */
 	char stop_mode[16];
 	pthread_t thread;
-	unsigned long targets_before;
+	_Atomic uint64_t held; /* bytes of device memory, by the plan; 0 before it is made */
+	json_t *plan;	       /* of this run, NULL before it is made */
 	/* the run */
 	int dir; /* jobs/ID */
 	struct ql_train_job t;
@@ -50,6 +51,15 @@ static void put_num(json_t *o, const char *k, double v)
 		(void)json_object_set_new(o, k, r);
 }
 
+static void on_planned(void *ctx, const struct ql_memory_plan *p)
+{
+	struct job *j = ctx;
+
+	j->held = engine_plan_bytes(j->g->model, p);
+	json_decref(j->plan);
+	j->plan = engine_plan_json(j->g->model, p);
+}
+
 static void on_started(void *ctx, uint64_t step, uint64_t total, uint64_t tokens_per_epoch, const struct ql_recipe *r,
 		       uint64_t warmup, uint32_t logging_steps)
 {
@@ -68,6 +78,7 @@ static void on_started(void *ctx, uint64_t step, uint64_t total, uint64_t tokens
 	put_int(c, "warmup_steps", warmup);
 	put_int(c, "logging_steps", logging_steps);
 	(void)json_object_set_new(o, "recipe", c);
+	(void)json_object_set(o, "plan", j->plan);
 	engine_send(o);
 }
 
@@ -260,7 +271,7 @@ static int prepare(struct job *j, struct ql_err *e)
 	j->t.dir = j->dir;
 	j->t.resume = resume;
 	j->t.snapshot_seconds = snapshot;
-	j->t.events = (struct ql_train_events){.ctx = j, .started = on_started, .phase = on_phase, .step = on_step,
+	j->t.events = (struct ql_train_events){.ctx = j, .planned = on_planned, .started = on_started, .phase = on_phase, .step = on_step,
 					       .checkpoint = on_checkpoint, .stop = on_stop};
 	return QL_OK;
 }
@@ -368,6 +379,7 @@ static void job_free(struct job *j)
 	ql_tmpl_free(j->own_template);
 	ql_adapter_file_free(&j->init);
 	json_decref(j->identity);
+	json_decref(j->plan);
 	json_decref(j->frame);
 	free(j);
 }
@@ -460,6 +472,17 @@ void engine_job_stop(struct engine *g, const json_t *frame)
 			j->stop = strcmp(mode, "cancel") == 0 ? QL_TRAIN_CANCEL : QL_TRAIN_PAUSE;
 		}
 	(void)pthread_mutex_unlock(&g->lock);
+}
+
+uint64_t engine_jobs_memory(struct engine *g)
+{
+	uint64_t sum = 0;
+
+	(void)pthread_mutex_lock(&g->lock);
+	for (struct job *j = g->jobs; j != NULL; j = j->next)
+		sum += j->held;
+	(void)pthread_mutex_unlock(&g->lock);
+	return sum;
 }
 
 void engine_jobs_drain(struct engine *g)

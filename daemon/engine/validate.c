@@ -86,6 +86,7 @@ static int check_files(struct engine *g, const json_t *f, json_t *reply, bool *v
 	struct ql_tmpl *owned = NULL;
 	const struct ql_tmpl *t;
 	struct ql_recipe r;
+	struct ql_memory_wish wish = {.also_available = engine_jobs_memory(g)}; /* jobs that run now will have ended */
 	struct ql_memory_plan mem;
 	uint32_t longest;
 	char hex[65];
@@ -117,7 +118,7 @@ static int check_files(struct engine *g, const json_t *f, json_t *reply, bool *v
 	}
 	ql_recipe_split(&r);
 	/* memory is only read here: no turn at the gate is needed */
-	rc = ql_train_plan_memory(g->model, &r, longest, 0, NULL, &mem, e);
+	rc = ql_train_plan_memory(g->model, &r, longest, 0, &wish, &mem, e);
 	if (rc == QL_OK)
 		(void)json_object_set_new(reply, "estimate", json_pack("{s:I}", "memory_bytes", (json_int_t)mem.bytes));
 cleanup:

@@ -194,6 +194,24 @@ def test_pause_resume_and_drain_same_bits(tmp_path, model, reference):
     assert d.stop() == 0
 
 
+def test_memory_plan(daemon, model):
+    layers = json.loads((pathlib.Path(model) / "config.json").read_text())["num_hidden_layers"]
+    done = finish(daemon, submit(daemon, valid=False, max_steps=2))["qlora"]
+    plan, n, b = done["plan"], done["plan"]["layers"], done["plan"]["bytes"]
+    assert n == {"keep_all": layers, "keep_main": 0, "recomputed": 0, "dense": 0}  # of a CPU with room
+    assert b["total"] == b["adapter_and_optimizer"] + b["activations"] + b["dense_weights"] <= plan["available_bytes"]
+    assert b["activations"] > 0 == b["dense_weights"]
+    assert plan["micro_batch_tokens"] >= 2 * done["dataset"]["max_tokens"] and b["total"] == done["estimate"]["memory_bytes"]
+    twice = finish(daemon, submit(daemon, valid=False, max_steps=2, rank=8))["qlora"]["plan"]["bytes"]
+    assert twice["adapter_and_optimizer"] == 2 * b["adapter_and_optimizer"] and twice["activations"] > b["activations"]
+    # a finished job shows the plan after a restart too
+    jid = daemon.get("/v1/fine_tuning/jobs").json["data"][-1]["id"]
+    before = job(daemon, jid)["qlora"]["plan"]
+    assert daemon.stop() == 0
+    daemon.start()
+    assert job(daemon, jid)["qlora"]["plan"] == before
+
+
 def test_queue_and_cancel(daemon):
     ids = [submit(daemon, seed=i, valid=False) for i in range(4)]
     assert daemon.post(f"/v1/fine_tuning/jobs/{ids[2]}/cancel").json["status"] == "cancelled"
