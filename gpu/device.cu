@@ -417,6 +417,7 @@ static int make_queue(struct ql_device *d, bool light, struct ql_queue **out, st
 }
 
 static int dev_queue_new(struct ql_device *d, struct ql_queue **out, struct ql_err *e) { return make_queue(d, false, out, e); }
+static int dev_copy_queue_new(struct ql_device *d, struct ql_queue **out, struct ql_err *e) { return make_queue(d, true, out, e); }
 
 int cu_sync(struct ql_device *d, struct ql_queue *q, struct ql_err *e)
 {
@@ -451,6 +452,15 @@ static int dev_event_wait(struct ql_device *d, struct ql_event *ev, struct ql_er
 {
 	QL_TRY(cu_begin(d, "event_wait", e));
 	CU_TRY(cudaEventSynchronize(ev->ev));
+	return QL_OK;
+}
+
+static int dev_queue_wait(struct ql_device *d, struct ql_queue *q, struct ql_event *ev, struct ql_err *e)
+{
+	QL_TRY(cu_begin(d, "queue_wait", e));
+	if (q->capturing)
+		return ql_err_set(e, QL_ESTATE, "queue_wait: not possible while a graph is recorded");
+	CU_TRY(cudaStreamWaitEvent(q->s, ev->ev, 0));
 	return QL_OK;
 }
 
@@ -562,7 +572,7 @@ static void dev_close(struct ql_device *d)
 static const struct ql_device_ops cuda_ops = {
 	"cuda", dev_close,
 	cu_alloc, dev_alloc_paged, cu_free, dev_mem_info, dev_mem_reset_peak, cu_upload, cu_download, dev_copy, dev_zero,
-	dev_queue_new, dev_queue_free, cu_sync, dev_event_record, dev_event_wait, dev_event_free, dev_event_seconds,
+	dev_queue_new, dev_copy_queue_new, dev_queue_free, cu_sync, dev_event_record, dev_event_wait, dev_queue_wait, dev_event_free, dev_event_seconds,
 	dev_graph_begin, dev_graph_end, dev_graph_run, dev_graph_free,
 	cu_weight_from_q4, cu_weight_from_dense, cu_weight_quantize, cu_weight_to_q4, cu_weight_free, cu_weight_bytes,
 	cu_weight_resident, cu_weight_rows,

@@ -22,7 +22,8 @@ static const char help[] =
 	"  --micro-batch LIST   sequences in one pass (default 1); train measures each of a comma list\n"
 	"  --seq N              tokens of a sequence (default 2048; tiny: 128)      --rank N     of the adapter (default 16)\n"
 	"  --steps N            measured steps (default 10)\n"
-	"  --recompute MODE     on: every layer is run again in backward; off: none; auto (default): as memory allows\n"
+	"  --recompute MODE     on: every layer is run again in backward; offload: also, their inputs wait on the host; off: none;\n"
+	"                       auto (default): as memory allows\n"
 	"  --dense MODE         auto (default): dense copies of 4-bit weights where memory is left; off: none\n"
 	"  --memory-limit GIB   plan for that much device memory in all\n"
 	"  --learning-rate X    constant (default: the job's default schedule)\n"
@@ -83,7 +84,7 @@ static bool word(const char *v, const char *const *words, int *out)
 /* An option with a value; *known false if it is none of ours. */
 static bool take(struct bench *b, const char *name, const char *v, bool *known)
 {
-	static const char *const recompute[] = {"auto", "off", "on", NULL}, *const dense[] = {"off", "auto", NULL};
+	static const char *const recompute[] = {"auto", "off", "on", "offload", NULL}, *const dense[] = {"off", "auto", NULL};
 	const struct {
 		const char *name;
 		uint32_t min, max, *to;

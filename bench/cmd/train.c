@@ -215,6 +215,8 @@ static int one(struct bench *b, uint32_t micro_batch, json_t *o, struct ql_err *
 	bench_put(o, "planned_gib", (double)r.plan.bytes / (1 << 30));
 	(void)json_object_set_new(o, "layers_keep_all", json_integer(r.plan.keep.all));
 	(void)json_object_set_new(o, "layers_keep_main", json_integer(r.plan.keep.main));
+	(void)json_object_set_new(o, "layers_offloaded", json_integer(r.plan.keep.host));
+	bench_put(o, "host_gib", (double)r.plan.host_bytes / (1 << 30));
 	(void)json_object_set_new(o, "layers_dense", json_integer(r.plan.dense_layers));
 	bench_put(o, "loss_first", r.loss[0]);
 	bench_put(o, "loss_last", r.loss[r.steps - 1]);
@@ -239,7 +241,7 @@ cleanup:
 
 int bench_train(struct bench *b, struct ql_err *e)
 {
-	static const char *const modes[] = {"auto", "off", "on"};
+	static const char *const modes[] = {"auto", "off", "on", "offload"};
 	static const char *const counted = "peak_gib: this process's device allocations at their highest (base, adapter, gradients, moments, activations, "
 					   "work areas of ops); device_used_gib: the driver's figure, with the CUDA context and library code";
 	json_t *runs = json_array();

@@ -249,7 +249,8 @@ struct ql_device_ops {
 
 	/* memory: zeroed on request only */
 	int (*alloc)(struct ql_device *d, enum ql_mem_kind kind, size_t bytes, void **out, struct ql_err *e);
-	/* Memory for what is touched once a step (paged optimiser states; QL_MEM_OPTIMIZER): ops and copies take it as any other.
+	/* Memory for what is touched once a step (paged optimiser states, inputs of layers; QL_MEM_OPTIMIZER): ops and copies take it as
+	 * any other, and copies between it and device memory run beside compute on another queue.
 	 * CUDA: pinned memory of the host, so it costs no device memory.  CPU: the same as alloc. */
 	int (*alloc_paged)(struct ql_device *d, size_t bytes, void **out, struct ql_err *e);
 	void (*free)(struct ql_device *d, void *p); /* accepts NULL */
@@ -263,10 +264,15 @@ struct ql_device_ops {
 
 	/* queues */
 	int (*queue_new)(struct ql_device *d, struct ql_queue **out, struct ql_err *e);
-	void (*queue_free)(struct ql_device *d, struct ql_queue *q);
+	/* A queue for copy, zero, upload and download alone: it has no work areas for other ops. */
+	int (*copy_queue_new)(struct ql_device *d, struct ql_queue **out, struct ql_err *e);
+	void (*queue_free)(struct ql_device *d, struct ql_queue *q); /* when its work has ended */
 	int (*sync)(struct ql_device *d, struct ql_queue *q, struct ql_err *e);
 	int (*event_record)(struct ql_device *d, struct ql_queue *q, struct ql_event **ev, struct ql_err *e); /* *ev NULL: made */
 	int (*event_wait)(struct ql_device *d, struct ql_event *ev, struct ql_err *e); /* host waits */
+	/* What q is given from now on runs after the last recorded point of ev, on whatever queue that was; the host does not wait, and
+	 * ev may be recorded anew at once. */
+	int (*queue_wait)(struct ql_device *d, struct ql_queue *q, struct ql_event *ev, struct ql_err *e);
 	void (*event_free)(struct ql_device *d, struct ql_event *ev);
 	/* seconds of the device's time from one event to a later one; waits for both */
 	int (*event_seconds)(struct ql_device *d, struct ql_event *from, struct ql_event *to, double *seconds, struct ql_err *e);

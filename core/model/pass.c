@@ -65,10 +65,10 @@ static void take_acts(struct cursor *c, const struct ql_pass *p, struct acts *a,
 		a->h = take_tensor(c, m, T, f, p->group_rank[QL_GROUP_DOWN]);
 }
 
-/* What a layer has for itself; the rest is in the shared set. */
+/* What a layer has for itself (its x: or in turn with others, take_stages); the rest is in the shared set. */
 static unsigned owned_by(const struct ql_pass *p, uint32_t layer)
 {
-	static const unsigned own[QL_KEEPS] = {A_X | A_NORMS | A_MAIN, A_X | A_MAIN, A_X};
+	static const unsigned own[QL_KEEPS] = {A_X | A_NORMS | A_MAIN, A_X | A_MAIN, A_X, A_X};
 
 	return p->train ? own[ql_pass_keeps(p, layer)] : 0;
 }
@@ -100,6 +100,21 @@ static void take_gradients(struct cursor *c, struct ql_pass *p, bool shared_h)
 	c->at = start.at > c->at ? start.at : c->at;
 }
 
+/* Two buffers for the inputs of all layers that leave theirs on the host. */
+static void take_stages(struct cursor *c, struct ql_pass *p)
+{
+	struct offload *o = &p->off;
+	uint32_t T = p->max_tokens, d = p->m->arch.hidden_size, n = p->keep.host;
+
+	o->first = p->keep.all + p->keep.main;
+	o->sent = n > 2 ? n - 2 : 0;
+	for (uint32_t i = 0; i < 2 && i < n; i++)
+		o->stage[i] = take_tensor(c, p->m, T, d, 0);
+	o->slot = ((uint64_t)T * o->stage[0].ld * ql_dtypes[p->m->dev->act].bytes + 255) & ~(uint64_t)255;
+	for (uint32_t i = 0; i < n; i++)
+		p->layers[o->first + i].x = o->stage[i % 2];
+}
+
 static uint64_t lay_out(struct ql_pass *p, char *base)
 {
 	const struct ql_model *m = p->m;
@@ -119,8 +134,10 @@ static uint64_t lay_out(struct ql_pass *p, char *base)
 	}
 	for (uint32_t l = 0; l < L; l++) {
 		p->layers[l] = p->spare;
-		take_acts(&c, p, &p->layers[l], owned_by(p, l));
+		take_acts(&c, p, &p->layers[l], ql_pass_keeps(p, l) == QL_KEEP_HOST ? 0 : owned_by(p, l));
 	}
+	if (p->train)
+		take_stages(&c, p);
 	if (p->train && (always & A_NORMS) == 0)
 		p->x_last = p->spare.n1; /* read for the last time before a layer is run again */
 	else
@@ -142,13 +159,19 @@ static void describe(struct ql_pass *p, struct ql_model *m, const uint32_t group
 		     struct ql_keep_mix keep, bool train)
 {
 	p->m = m;
+	uint32_t L = m->arch.num_hidden_layers;
+
 	p->max_tokens = max_tokens;
-	p->keep = keep;
+	p->keep.all = keep.all < L ? keep.all : L;
+	p->keep.main = keep.main < L - p->keep.all ? keep.main : L - p->keep.all;
+	p->keep.host = keep.host < L - p->keep.all - p->keep.main ? keep.host : L - p->keep.all - p->keep.main;
 	p->train = train;
 	memcpy(p->group_rank, group_rank, sizeof p->group_rank);
 }
 
-uint64_t ql_pass_bytes(const struct ql_model *m, const uint32_t group_rank[QL_GROUPS], uint32_t max_tokens, struct ql_keep_mix keep)
+/* Of device memory, and into *host, unless NULL, of the host's. */
+static uint64_t count_bytes(const struct ql_model *m, const uint32_t group_rank[QL_GROUPS], uint32_t max_tokens, struct ql_keep_mix keep,
+			    uint64_t *host)
 {
 	struct ql_pass p = {0};
 	uint64_t bytes;
@@ -158,8 +181,24 @@ uint64_t ql_pass_bytes(const struct ql_model *m, const uint32_t group_rank[QL_GR
 	if (p.layers == NULL)
 		return UINT64_MAX;
 	bytes = lay_out(&p, NULL);
+	if (host != NULL)
+		*host = ql_offload_host_bytes(&p);
 	free(p.layers);
 	return bytes;
+}
+
+uint64_t ql_pass_bytes(const struct ql_model *m, const uint32_t group_rank[QL_GROUPS], uint32_t max_tokens, struct ql_keep_mix keep)
+{
+	return count_bytes(m, group_rank, max_tokens, keep, NULL);
+}
+
+uint64_t ql_pass_host_bytes(const struct ql_model *m, uint32_t max_tokens, struct ql_keep_mix keep)
+{
+	static const uint32_t no_rank[QL_GROUPS];
+	uint64_t host = UINT64_MAX;
+
+	(void)count_bytes(m, no_rank, max_tokens, keep, &host);
+	return host;
 }
 
 static int make(struct ql_pass **out, struct ql_model *m, const uint32_t group_rank[QL_GROUPS], uint32_t max_tokens,
@@ -181,6 +220,9 @@ static int make(struct ql_pass **out, struct ql_model *m, const uint32_t group_r
 	if (rc != QL_OK)
 		goto fail;
 	(void)lay_out(p, p->arena);
+	rc = ql_offload_open(p, e);
+	if (rc != QL_OK)
+		goto fail;
 	*out = p;
 	return QL_OK;
 fail:
@@ -198,7 +240,7 @@ int ql_pass_new(struct ql_pass **out, struct ql_model *m, const uint32_t group_r
 		enum ql_keep keep, bool train, struct ql_err *e)
 {
 	uint32_t L = m->arch.num_hidden_layers;
-	struct ql_keep_mix mix = {keep == QL_KEEP_ALL ? L : 0, keep == QL_KEEP_MAIN ? L : 0};
+	struct ql_keep_mix mix = {keep == QL_KEEP_ALL ? L : 0, keep == QL_KEEP_MAIN ? L : 0, keep == QL_KEEP_HOST ? L : 0};
 
 	return make(out, m, group_rank, max_tokens, mix, train, e);
 }
@@ -210,6 +252,7 @@ void ql_pass_free(struct ql_pass *p)
 	for (int i = 0; i < 2; i++)
 		if (p->slice[i] != NULL)
 			p->m->dev->ops->event_free(p->m->dev, p->slice[i]);
+	ql_offload_close(p);
 	p->m->dev->ops->free(p->m->dev, p->arena);
 	free(p->layers);
 	free(p);
@@ -291,7 +334,10 @@ static int forward(struct ql_pass *p, struct ql_err *e)
 		struct acts a = p->layers[l];
 
 		a.x = input_of(p, l);
-		rc = ql_layer_forward(p, l, &a, input_of(p, l + 1), e);
+		if (p->backward)
+			rc = ql_offload_before_forward(p, l, e);
+		if (rc == QL_OK)
+			rc = ql_layer_forward(p, l, &a, input_of(p, l + 1), e);
 	}
 	if (rc == QL_OK)
 		rc = op->rmsnorm(m->dev, m->queue, batch_rows(p, input_of(p, n)), m->norm, 0, m->arch.rms_norm_eps, none,
@@ -311,8 +357,10 @@ static int backward(struct ql_pass *p, struct ql_err *e)
 
 		enum ql_keep keep = ql_pass_keeps(p, l);
 
-		if (keep == QL_KEEP_INPUT) /* its output is not needed, only what backward reads */
-			rc = ql_layer_forward(p, l, a, none, e);
+		if (keep == QL_KEEP_HOST)
+			rc = ql_offload_before_backward(p, l, e);
+		if (rc == QL_OK && (keep == QL_KEEP_INPUT || keep == QL_KEEP_HOST))
+			rc = ql_layer_forward(p, l, a, none, e); /* its output is not needed, only what backward reads */
 		else if (keep == QL_KEEP_MAIN)
 			rc = ql_layer_again(p, l, a, e);
 		if (rc == QL_OK)
@@ -321,16 +369,14 @@ static int backward(struct ql_pass *p, struct ql_err *e)
 	return rc;
 }
 
-int ql_pass_run(struct ql_pass *p, const struct ql_batch *b, const struct ql_lora_set *lora, const struct ql_dropout *drop,
-		float grad_scale, bool with_backward, float *nll, int32_t *argmax, struct ql_err *e)
+static int run(struct ql_pass *p, const struct ql_batch *b, const struct ql_lora_set *lora, const struct ql_dropout *drop,
+	       float grad_scale, float *nll, int32_t *argmax, struct ql_err *e)
 {
 	struct ql_model *m = p->m;
 	const struct ql_device_ops *op = m->dev->ops;
 	struct ql_xent x;
 	int rc;
 
-	if (with_backward && (!p->train || lora == NULL || lora->grads == NULL))
-		return ql_err_set(e, QL_ESTATE, "backward needs a training pass and a trainable adapter");
 	rc = begin(p, b, lora, drop, e);
 	if (rc != QL_OK || b->n_targets == 0)
 		return rc;
@@ -340,7 +386,7 @@ int ql_pass_run(struct ql_pass *p, const struct ql_batch *b, const struct ql_lor
 	x = (struct ql_xent){.head = m->head, .hidden = batch_rows(p, p->hidden), .rows = p->rows, .labels = p->labels,
 			     .n = b->n_targets, .softcap = (float)m->arch.logit_softcap, .grad_scale = grad_scale, .nll = p->nll,
 			     .argmax = argmax != NULL ? p->argmax : NULL};
-	if (with_backward)
+	if (p->backward)
 		x.dhidden = batch_rows(p, p->dres);
 	rc = op->cross_entropy(m->dev, m->queue, &x, e);
 	if (rc == QL_OK)
@@ -349,9 +395,24 @@ int ql_pass_run(struct ql_pass *p, const struct ql_batch *b, const struct ql_lor
 		rc = op->download(m->dev, m->queue, argmax, p->argmax, (size_t)b->n_targets * 4, e);
 	if (rc == QL_OK)
 		rc = ql_pass_slice(p, e);
-	if (rc == QL_OK && with_backward)
+	if (rc == QL_OK && p->backward)
 		rc = backward(p, e);
 	return rc == QL_OK ? op->sync(m->dev, m->queue, e) : rc;
+}
+
+int ql_pass_run(struct ql_pass *p, const struct ql_batch *b, const struct ql_lora_set *lora, const struct ql_dropout *drop,
+		float grad_scale, bool with_backward, float *nll, int32_t *argmax, struct ql_err *e)
+{
+	int rc;
+
+	if (with_backward && (!p->train || lora == NULL || lora->grads == NULL))
+		return ql_err_set(e, QL_ESTATE, "backward needs a training pass and a trainable adapter");
+	p->backward = with_backward;
+	rc = run(p, b, lora, drop, grad_scale, nll, argmax, e);
+	p->backward = false;
+	if (rc != QL_OK)
+		ql_offload_stop(p);
+	return rc;
 }
 
 int ql_pass_logits(struct ql_pass *p, const struct ql_batch *b, const struct ql_lora_set *lora, float *logits, struct ql_err *e)

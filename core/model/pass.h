@@ -10,17 +10,21 @@
  *
  * What a layer keeps for its backward is a choice per pass (memory against work):
  *   QL_KEEP_ALL    everything;  QL_KEEP_MAIN  x, q|k|v, o, x2, g|u (norms, h and the small S are computed again);
- *   QL_KEEP_INPUT  x only (the layer is run again).   The results are the same bits in all three, and in any mix of layers. */
+ *   QL_KEEP_INPUT  x only (the layer is run again);
+ *   QL_KEEP_HOST   nothing: x waits in pinned memory of the host (offload.c), and the layer is run again.  All such layers share
+ *                  two device buffers; copies run on a queue of their own beside the compute of the next layer.
+ * The results are the same bits in all four, and in any mix of layers. */
 #ifndef QL_MODEL_PASS_H
 #define QL_MODEL_PASS_H
 
 #include "core/model/lora.h"
 
-enum ql_keep { QL_KEEP_ALL, QL_KEEP_MAIN, QL_KEEP_INPUT, QL_KEEPS };
+enum ql_keep { QL_KEEP_ALL, QL_KEEP_MAIN, QL_KEEP_INPUT, QL_KEEP_HOST, QL_KEEPS };
 
-/* A choice for each layer: the first `all` layers keep everything, the next `main` the main tensors, the rest their input. */
+/* A choice for each layer: the first `all` layers keep everything, the next `main` the main tensors, the next `host` leave their
+ * input on the host, the rest keep it. */
 struct ql_keep_mix {
-	uint32_t all, main;
+	uint32_t all, main, host;
 };
 
 struct ql_batch { /* host arrays */
@@ -41,7 +45,9 @@ struct ql_pass;
 
 /* Device bytes of a training pass: for the planner; exactly what ql_pass_new_mixed allocates. */
 uint64_t ql_pass_bytes(const struct ql_model *m, const uint32_t group_rank[QL_GROUPS], uint32_t max_tokens, struct ql_keep_mix keep);
-/* A training pass. */
+/* Bytes of pinned host memory (alloc_paged) that it takes besides: an input of max_tokens rows for each of `host` layers but two. */
+uint64_t ql_pass_host_bytes(const struct ql_model *m, uint32_t max_tokens, struct ql_keep_mix keep);
+/* A training pass.  QL_ENODEVMEM, or QL_ENOMEM where pinned host memory cannot be had. */
 int ql_pass_new_mixed(struct ql_pass **out, struct ql_model *m, const uint32_t group_rank[QL_GROUPS], uint32_t max_tokens,
 		      struct ql_keep_mix keep, struct ql_err *e);
 /* The same choice for every layer; train false: forward only (evaluation), buffers of one layer. */

@@ -4,7 +4,8 @@
  * What is left of the budget is spent where a byte saves most time, layer by layer: first on the main activations (no layer is
  * run again; on an H100 about 7 ms a GB and micro-batch), then on all of them (norms and SwiGLU are not made again; 2 ms), then on dense
  * copies of the 4-bit weights (no expansion before products; 1 ms).  A micro-batch is halved down to 2048 tokens, or the longest
- * example, before layers are recomputed: that costs a few per cent, recomputation a quarter. */
+ * example, before layers are recomputed: that costs a few per cent, recomputation a quarter.  When a pass in which every layer keeps
+ * its input does not fit, the least number of inputs goes to the host that makes it fit: two buffers stand for all of those. */
 #include "core/train/trainer.h"
 
 #include <stdlib.h>
@@ -51,7 +52,27 @@ static int ranks(struct request *q, const struct ql_recipe *r, struct ql_err *e)
 
 static uint64_t pass_bytes(const struct request *q, uint32_t tokens, uint32_t all, uint32_t main)
 {
-	return ql_pass_bytes(q->m, q->group_rank, tokens, (struct ql_keep_mix){all, main});
+	return ql_pass_bytes(q->m, q->group_rank, tokens, (struct ql_keep_mix){all, main, 0});
+}
+
+/* A pass that recomputes every layer and leaves `host` inputs on the host, which costs nothing unless that is the device. */
+static uint64_t offload_bytes(const struct request *q, uint32_t tokens, uint32_t host)
+{
+	struct ql_keep_mix keep = {0, 0, host};
+	uint64_t bytes = ql_pass_bytes(q->m, q->group_rank, tokens, keep);
+
+	return q->m->dev->act == QL_F32 ? bytes + ql_pass_host_bytes(q->m, tokens, keep) : bytes;
+}
+
+/* The least that a pass can take as the wish allows. */
+static uint64_t least_bytes(const struct request *q, uint32_t tokens)
+{
+	uint32_t L = q->m->arch.num_hidden_layers;
+	uint64_t kept = pass_bytes(q, tokens, 0, 0), sent = offload_bytes(q, tokens, L);
+
+	if (q->wish->recompute == QL_RECOMPUTE_OFF)
+		return pass_bytes(q, tokens, 0, L);
+	return q->wish->recompute == QL_RECOMPUTE_OFFLOAD || sent < kept ? sent : kept;
 }
 
 /* The scratch area of large products: the largest weight in the activation type (devices that expand weights). */
@@ -92,12 +113,32 @@ static uint32_t most_that_fit(const struct request *q, uint64_t fixed, uint32_t 
 	return lo;
 }
 
-/* Fills *out for a micro-batch of that size; false if it does not fit at all, or not without recomputing layers. */
-static bool plan_for(const struct request *q, uint32_t tokens, bool without_recomputing, struct ql_memory_plan *out)
+enum effort { WITHOUT_RECOMPUTING, RECOMPUTING, OFFLOADING };
+
+/* The last resort: as many inputs on the host as it takes, or all of them when wished for. */
+static bool plan_offload(const struct request *q, uint32_t tokens, struct ql_memory_plan *out)
+{
+	uint32_t L = q->m->arch.num_hidden_layers, n = q->wish->recompute == QL_RECOMPUTE_OFFLOAD ? L : 3; /* fewer save nothing */
+
+	while (n <= L && offload_bytes(q, tokens, n) + q->state > q->budget)
+		n++;
+	if (n > L)
+		return false;
+	*out = (struct ql_memory_plan){.max_tokens = tokens, .keep = {0, 0, n}, .state_bytes = q->state, .available = q->budget};
+	out->pass_bytes = ql_pass_bytes(q->m, q->group_rank, tokens, out->keep);
+	out->host_bytes = ql_pass_host_bytes(q->m, tokens, out->keep);
+	out->bytes = q->state + offload_bytes(q, tokens, n);
+	return true;
+}
+
+/* Fills *out for a micro-batch of that size; false if it does not fit at all, or not with that effort. */
+static bool plan_for(const struct request *q, uint32_t tokens, enum effort effort, struct ql_memory_plan *out)
 {
 	uint32_t L = q->m->arch.num_hidden_layers;
 	uint64_t state = q->state, dense = ql_model_dense_bytes(q->m), left;
 
+	if (effort == OFFLOADING)
+		return plan_offload(q, tokens, out);
 	*out = (struct ql_memory_plan){.max_tokens = tokens, .state_bytes = state, .available = q->budget};
 	out->bytes = state + pass_bytes(q, tokens, 0, 0);
 	if (out->bytes > q->budget)
@@ -109,7 +150,7 @@ static bool plan_for(const struct request *q, uint32_t tokens, bool without_reco
 			out->keep.main = L - out->keep.all;
 		}
 	}
-	if (without_recomputing && out->keep.all + out->keep.main < L)
+	if (effort == WITHOUT_RECOMPUTING && out->keep.all + out->keep.main < L)
 		return false;
 	out->pass_bytes = pass_bytes(q, tokens, out->keep.all, out->keep.main);
 	out->bytes = state + out->pass_bytes;
@@ -143,7 +184,9 @@ int ql_train_plan_memory(struct ql_model *m, const struct ql_recipe *r, uint32_t
 	struct request q = {.m = m, .wish = wish != NULL ? wish : &any};
 	uint32_t want, least = longest;
 	struct ql_mem_info info;
+	static const enum effort first[] = {WITHOUT_RECOMPUTING, WITHOUT_RECOMPUTING, RECOMPUTING, OFFLOADING}; /* by wish */
 	uint64_t n = (uint64_t)r->micro_batch_size * longest;
+	enum effort last = q.wish->recompute == QL_RECOMPUTE_OFF ? WITHOUT_RECOMPUTING : OFFLOADING;
 	int rc = m->dev->ops->mem_info(m->dev, &info, e);
 
 	if (rc != QL_OK)
@@ -159,16 +202,14 @@ int ql_train_plan_memory(struct ql_model *m, const struct ql_recipe *r, uint32_t
 	if (fixed_max_tokens > 0)
 		want = least = fixed_max_tokens;
 	q.budget = budget(m, &info, q.wish);
-	for (int without = q.wish->recompute != QL_RECOMPUTE_ON; without >= (q.wish->recompute == QL_RECOMPUTE_OFF); without--)
+	for (enum effort effort = first[q.wish->recompute]; effort <= last; effort++)
 		for (uint32_t tokens = want;; tokens = tokens / 2 < least ? least : tokens / 2) {
-			if (plan_for(&q, tokens, without, out))
+			if (plan_for(&q, tokens, effort, out))
 				return QL_OK;
-			if (tokens == least || (without && tokens / 2 < FULL_RATE_TOKENS))
+			if (tokens == least || (effort == WITHOUT_RECOMPUTING && tokens / 2 < FULL_RATE_TOKENS))
 				break;
 		}
 	return ql_err_set(e, QL_ENODEVMEM, "training needs %llu bytes of device memory%s, %llu are available",
-			  (unsigned long long)(q.state + (q.wish->recompute == QL_RECOMPUTE_OFF
-									? pass_bytes(&q, least, 0, m->arch.num_hidden_layers)
-									: pass_bytes(&q, least, 0, 0))),
+			  (unsigned long long)(q.state + least_bytes(&q, least)),
 			  q.wish->recompute == QL_RECOMPUTE_OFF ? " without recomputation" : "", (unsigned long long)q.budget);
 }

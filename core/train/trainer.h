@@ -38,7 +38,9 @@ struct ql_train_events { /* all called on the trainer's thread, outside the gate
 
 /* How a run may use device memory; all zero: whatever is free, as memory.c decides. */
 struct ql_memory_wish {
-	enum { QL_RECOMPUTE_AUTO, QL_RECOMPUTE_OFF, QL_RECOMPUTE_ON } recompute; /* ON: every layer, the least memory */
+	/* AUTO: as few layers as fit; ON: every layer.  Where that is too much still, inputs of layers go to the host, as many as it
+	 * takes; OFFLOAD: all of them, the least device memory. */
+	enum { QL_RECOMPUTE_AUTO, QL_RECOMPUTE_OFF, QL_RECOMPUTE_ON, QL_RECOMPUTE_OFFLOAD } recompute;
 	enum { QL_DENSE_AS_FITS, QL_DENSE_NEVER } dense;			  /* dense copies of 4-bit weights */
 	uint64_t limit;		 /* of all allocations on the device together, bytes; 0 = none */
 	uint64_t also_available; /* in use now, but not to be counted: the run's own state, jobs that will have ended */
@@ -77,6 +79,7 @@ struct ql_memory_plan {
 	struct ql_keep_mix keep;
 	uint32_t dense_layers; /* layers with dense copies of their weights */
 	uint64_t state_bytes, pass_bytes, dense_bytes; /* adapter and optimiser; activations; dense copies */
+	uint64_t host_bytes;	       /* pinned memory of the host for inputs of layers; on the CPU a part of bytes, on a GPU beside them */
 	uint64_t bytes, available; /* the sum; what it had to fit */
 };
 int ql_train_plan_memory(struct ql_model *m, const struct ql_recipe *r, uint32_t longest, uint32_t fixed_max_tokens,

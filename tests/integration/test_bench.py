@@ -25,6 +25,15 @@ def test_train_with_and_without_recomputing():
         assert 0 < r["tokens_per_s"] < r["ceiling_products_tokens_per_s"]
 
 
+def test_train_with_inputs_on_the_host():
+    on, off = (bench("train", "--layers", "5", "--seq", "64", "--steps", "3", "--recompute", mode)["runs"][0] for mode in ("on", "offload"))
+    assert (on["layers_offloaded"], on["host_gib"]) == (0, 0)
+    assert off["layers_offloaded"] == 5 and off["layers_keep_all"] == off["layers_keep_main"] == 0
+    assert off["host_gib"] > 0
+    assert abs(off["planned_gib"] - on["planned_gib"]) < 1e-9  # on the CPU both sides of a copy are the same memory
+    assert off["loss_last"] == on["loss_last"] != on["loss_first"]
+
+
 def test_train_that_does_not_fit():
     got = bench("train", "--memory-limit", "0.002", status=1)
     assert "training needs" in got["error"] and "are available" in got["error"]

@@ -108,6 +108,16 @@ static int cpu_event_wait(struct ql_device *d, struct ql_event *ev, struct ql_er
 	return QL_OK;
 }
 
+/* Everything given to a queue before has run already. */
+static int cpu_queue_wait(struct ql_device *d, struct ql_queue *q, struct ql_event *ev, struct ql_err *e)
+{
+	(void)d;
+	(void)q;
+	(void)ev;
+	(void)e;
+	return QL_OK;
+}
+
 static void cpu_event_free(struct ql_device *d, struct ql_event *ev)
 {
 	(void)d;
@@ -139,10 +149,12 @@ static const struct ql_device_ops ops = {
 	.copy = cpu_upload,
 	.zero = cpu_zero,
 	.queue_new = cpu_queue_new,
+	.copy_queue_new = cpu_queue_new,
 	.queue_free = cpu_queue_free,
 	.sync = cpu_sync,
 	.event_record = cpu_event_record,
 	.event_wait = cpu_event_wait,
+	.queue_wait = cpu_queue_wait,
 	.event_free = cpu_event_free,
 	.event_seconds = cpu_event_seconds,
 	.weight_from_q4 = ql_cpu_weight_from_q4,

@@ -204,12 +204,50 @@ static void test_events(void **state)
 	OPS->event_free(dev, ev);
 }
 
+/* A second queue for copies, ordered with the first by events alone; memory of the host is an end of them like any other. */
+static void test_copy_queue(void **state)
+{
+	const size_t n = 3 << 20;
+	uint8_t *host = dt_host(n), *got = dt_host(n), *from, *to;
+	struct ql_event *ready = NULL, *copied = NULL;
+	struct ql_queue *copies;
+	void *paged;
+
+	(void)state;
+	for (size_t i = 0; i < n; i++)
+		host[i] = (uint8_t)((i * 2654435761u) >> 9);
+	from = dt_alloc(n);
+	to = dt_up(got, n);
+	OK(OPS->copy_queue_new(dev, &copies, &err));
+	OK(OPS->alloc_paged(dev, n, &paged, &err));
+	OK(OPS->upload(dev, queue, from, host, n, &err));
+	OK(OPS->event_record(dev, queue, &ready, &err));
+	OK(OPS->queue_wait(dev, copies, ready, &err));
+	OK(OPS->copy(dev, copies, paged, from, n, &err));
+	OK(OPS->event_record(dev, copies, &copied, &err));
+	OK(OPS->queue_wait(dev, queue, copied, &err));
+	OK(OPS->zero(dev, queue, from, n, &err));
+	OK(OPS->event_record(dev, queue, &ready, &err)); /* an event may be used again while work waits for its last point */
+	OK(OPS->copy(dev, copies, to, paged, n, &err));
+	OK(OPS->event_record(dev, copies, &copied, &err));
+	OK(OPS->queue_wait(dev, queue, copied, &err));
+	dt_down(got, to, n);
+	assert_memory_equal(got, host, n);
+	dt_down(got, from, n);
+	for (size_t i = 0; i < n; i++)
+		assert_int_equal(got[i], 0);
+	OPS->event_free(dev, ready);
+	OPS->event_free(dev, copied);
+	OPS->queue_free(dev, copies);
+	OPS->free(dev, paged);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_teardown(test_round_trip, dt_each), cmocka_unit_test_teardown(test_rows, dt_each), cmocka_unit_test_teardown(test_quantize, dt_each),
 		cmocka_unit_test_teardown(test_refusals, dt_each),   cmocka_unit_test_teardown(test_memory, dt_each),
-		cmocka_unit_test_teardown(test_events, dt_each),
+		cmocka_unit_test_teardown(test_events, dt_each),	     cmocka_unit_test_teardown(test_copy_queue, dt_each),
 	};
 
 	return cmocka_run_group_tests(tests, dt_setup, dt_teardown);

@@ -1,5 +1,5 @@
 /* What the optional parts of the op interface promise: a resident copy changes speed only, a graph replays what was recorded, and
- * copies of any size arrive. */
+ * copies of any size arrive, also those of a second queue. */
 #include "tests/unit/device/devtest.h"
 
 static struct ql_lora_seg segment(uint32_t T, uint32_t in, uint32_t out, uint32_t r)
@@ -134,12 +134,76 @@ static void test_copies(void **state)
 	assert_memory_equal(v, got, sizeof v);
 }
 
+/* A second queue copies between two device buffers in turn and pinned memory of the host while the first one works; events alone
+ * order them.  Each buffer is overwritten as early as the events allow. */
+static void test_copies_beside(void **state)
+{
+	enum { N = 12, BYTES = 8 << 20 };
+	uint8_t *pattern = dt_host(BYTES), *source[N], *buffer[2] = {dt_alloc(BYTES), dt_alloc(BYTES)}, *back = dt_alloc((size_t)N * BYTES),
+		*all = dt_host((size_t)N * BYTES);
+	struct ql_event *ready = NULL, *copied[2] = {NULL, NULL};
+	struct ql_queue *copies;
+	struct ql_mem_info before, after;
+	void *host;
+
+	(void)state;
+	OK(OPS->mem_info(dev, &before, &err));
+	OK(OPS->alloc_paged(dev, (size_t)N * BYTES, &host, &err));
+	OK(OPS->copy_queue_new(dev, &copies, &err));
+	OK(OPS->mem_info(dev, &after, &err));
+	if (OPS->graph_begin != NULL) /* a device with memory of its own: neither takes any */
+		assert_memory_equal(before.used, after.used, sizeof before.used);
+	for (int i = 0; i < N; i++) {
+		for (size_t k = 0; k < BYTES; k++)
+			pattern[k] = (uint8_t)((k * 2654435761u + (size_t)i * 40503u) >> 11);
+		source[i] = dt_up(pattern, BYTES);
+	}
+	for (int i = 0; i < N; i++) { /* out: slots in turn */
+		if (i >= 2)
+			OK(OPS->queue_wait(dev, queue, copied[i % 2], &err));
+		OK(OPS->copy(dev, queue, buffer[i % 2], source[i], BYTES, &err));
+		OK(OPS->event_record(dev, queue, &ready, &err));
+		OK(OPS->queue_wait(dev, copies, ready, &err));
+		OK(OPS->copy(dev, copies, (uint8_t *)host + (size_t)i * BYTES, buffer[i % 2], BYTES, &err));
+		OK(OPS->event_record(dev, copies, &copied[i % 2], &err));
+	}
+	for (int i = N; i-- > 0;) { /* and back, the last first */
+		OK(OPS->event_record(dev, queue, &ready, &err));
+		OK(OPS->queue_wait(dev, copies, ready, &err));
+		OK(OPS->copy(dev, copies, buffer[i % 2], (uint8_t *)host + (size_t)i * BYTES, BYTES, &err));
+		OK(OPS->event_record(dev, copies, &copied[i % 2], &err));
+		OK(OPS->queue_wait(dev, queue, copied[i % 2], &err));
+		OK(OPS->copy(dev, queue, back + (size_t)i * BYTES, buffer[i % 2], BYTES, &err));
+		OK(OPS->zero(dev, queue, buffer[i % 2], BYTES, &err));
+	}
+	dt_down(all, back, (size_t)N * BYTES);
+	for (int i = 0; i < N; i++) {
+		dt_down(pattern, source[i], BYTES);
+		assert_memory_equal(all + (size_t)i * BYTES, pattern, BYTES);
+	}
+	if (OPS->graph_begin != NULL) {
+		struct ql_graph *graph;
+
+		OK(OPS->graph_begin(dev, queue, &err));
+		assert_int_equal(OPS->queue_wait(dev, queue, ready, &err), QL_ESTATE);
+		OK(OPS->copy(dev, queue, buffer[0], source[0], 16, &err));
+		OK(OPS->graph_end(dev, queue, &graph, &err));
+		OPS->graph_free(dev, graph);
+	}
+	OPS->event_free(dev, ready);
+	OPS->event_free(dev, copied[0]);
+	OPS->event_free(dev, copied[1]);
+	OPS->queue_free(dev, copies);
+	OPS->free(dev, host);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_teardown(test_resident, dt_each),
 		cmocka_unit_test_teardown(test_graph, dt_each),
 		cmocka_unit_test_teardown(test_copies, dt_each),
+		cmocka_unit_test_teardown(test_copies_beside, dt_each),
 	};
 
 	return cmocka_run_group_tests(tests, dt_setup, dt_teardown);

@@ -31,8 +31,8 @@ static inline float fx_random(uint64_t stream, uint64_t i)
 static inline void fx_write_config(const struct scratch *s, const char *config)
 {
 	struct ql_arch a;
-	struct ql_arch_tensor t[64];
-	struct ql_st_spec specs[64];
+	struct ql_arch_tensor t[96];
+	struct ql_st_spec specs[96];
 	struct ql_st_writer *w;
 	size_t n, k;
 
@@ -40,7 +40,7 @@ static inline void fx_write_config(const struct scratch *s, const char *config)
 	assert_int_equal(ql_arch_from_config_json(&a, config, strlen(config), NULL), QL_OK);
 	n = 0;
 	for (size_t i = 0; i < ql_arch_tensor_count(&a); i++) { /* as files have them */
-		assert_true(n < 64);
+		assert_true(n < 96);
 		ql_arch_tensor_at(&a, i, &t[n]);
 		if (t[n].file_part > 0)
 			continue;

@@ -38,11 +38,12 @@ static int teardown(void **state)
 	return 0;
 }
 
-/* Σ nll, and with grads the gradient of Σ nll in host memory.  keep QL_KEEPS: one layer of each kind. */
+/* Σ nll, and with grads the gradient of Σ nll in host memory.  keep QL_KEEPS: a mix of the first three. */
 static double run(struct fx *f, const struct ql_batch *b, struct ql_lora_set *lora, enum ql_keep keep, const struct ql_dropout *drop,
 		  float *grads)
 {
-	struct ql_keep_mix mix = {keep == QL_KEEP_ALL ? 3 : keep == QL_KEEPS, keep == QL_KEEP_MAIN ? 3 : keep == QL_KEEPS};
+	struct ql_keep_mix mix = {keep == QL_KEEP_ALL ? 3 : keep == QL_KEEPS, keep == QL_KEEP_MAIN ? 3 : keep == QL_KEEPS,
+				  keep == QL_KEEP_HOST ? 3 : 0};
 	struct ql_pass *p;
 	struct ql_mem_info before, after;
 	float nll[256];
