@@ -245,14 +245,16 @@ static int cut_words(struct ql_tok *t, struct ql_err *e)
 	return ql_pretok_add(&t->pretok, step, e);
 }
 
-/* Is there a merge with a byte's token? */
-static bool bytes_merge(const struct ql_bpe *b)
+/* Is there a merge with a byte's token?  is_byte: a flag for each symbol, zeroed. */
+static bool bytes_merge(const struct ql_bpe *b, uint8_t *is_byte)
 {
+	for (int c = 0; c < 256; c++)
+		if (b->byte_id[c] >= 0)
+			is_byte[b->byte_id[c]] = 1;
 	for (uint32_t i = 0; b->merges != NULL && i <= b->merges_mask; i++)
-		for (int c = 0; b->merges[i].key != UINT64_MAX && c < 256; c++)
-			if (b->byte_id[c] >= 0 && ((uint32_t)(b->merges[i].key >> 32) == (uint32_t)b->byte_id[c] ||
-						   (uint32_t)b->merges[i].key == (uint32_t)b->byte_id[c]))
-				return true;
+		if (b->merges[i].key != UINT64_MAX &&
+		    (is_byte[b->merges[i].key >> 32] != 0 || is_byte[b->merges[i].key & UINT32_MAX] != 0))
+			return true;
 	return false;
 }
 
@@ -262,11 +264,17 @@ static int cut_pairs(struct ql_tok *t, struct ql_err *e)
 {
 	const struct ql_bpe *b = &t->bpe;
 	struct ql_pretok_apart *apart = malloc(sizeof *apart);
-	bool byte_ok = b->byte_fallback && !bytes_merge(b);
+	uint8_t *is_byte = calloc(b->n_symbols, 1);
 	size_t cuts = 0;
+	bool byte_ok;
 
-	if (apart == NULL)
+	if (apart == NULL || is_byte == NULL) {
+		free(apart);
+		free(is_byte);
 		return ql_err_set(e, QL_ENOMEM, "no memory for a tokenizer");
+	}
+	byte_ok = b->byte_fallback && !bytes_merge(b, is_byte);
+	free(is_byte);
 	memset(apart, 0xff, sizeof *apart);
 	for (uint32_t i = 0; i < b->n_symbols; i++) {
 		size_t len;
