@@ -25,13 +25,16 @@ int ql_pretok_add(struct ql_pretok *p, struct ql_pretok_step step, struct ql_err
 	return QL_OK;
 fail:
 	ql_regex_free(step.regex);
+	free(step.apart);
 	return rc;
 }
 
 void ql_pretok_free(struct ql_pretok *p)
 {
-	for (size_t i = 0; i < p->n; i++)
+	for (size_t i = 0; i < p->n; i++) {
 		ql_regex_free(p->steps[i].regex);
+		free(p->steps[i].apart);
+	}
 	free(p->steps);
 	*p = (struct ql_pretok){0};
 }
@@ -143,6 +146,21 @@ struct run {
 	struct ql_err *e;
 };
 
+/* Up to where the characters from p on stay together. */
+static const char *scan_apart(const struct ql_pretok_apart *t, const char *p, const char *stop)
+{
+	uint8_t last = (uint8_t)*p;
+
+	for (p++; p < stop; p++) {
+		uint8_t c = (uint8_t)*p;
+
+		if ((last | c) < 0x80 && (t->bits[last][c >> 3] >> (c & 7) & 1) != 0)
+			break;
+		last = c;
+	}
+	return p;
+}
+
 /* Recursion depth = number of steps <= QL_TOK_STEPS_MAX. */
 static int run_step(const struct run *r, size_t step, size_t begin, size_t end)
 {
@@ -155,6 +173,17 @@ static int run_step(const struct run *r, size_t step, size_t begin, size_t end)
 	if (step == r->p->n)
 		return r->piece(r->ctx, begin, end);
 	s = &r->p->steps[step];
+	if (s->apart != NULL) {
+		const char *p = r->text + begin, *stop = r->text + end;
+
+		while (rc == QL_OK && p < stop) {
+			const char *q = scan_apart(s->apart, p, stop);
+
+			rc = run_step(r, step + 1, (size_t)(p - r->text), (size_t)(q - r->text));
+			p = q;
+		}
+		return rc;
+	}
 	if (s->scan != NULL) {
 		const char *p = r->text + begin, *stop = r->text + end;
 

@@ -56,9 +56,15 @@ void ql_regex_match_free(struct ql_regex_match *m);
 int ql_regex_find(const struct ql_regex *r, struct ql_regex_match *m, const char *text, size_t len, size_t from, size_t *begin,
 		  size_t *end, struct ql_err *e);
 
+/* Which ASCII characters are to be cut apart: bit b % 8 of byte [a][b / 8] for a followed by b. */
+struct ql_pretok_apart {
+	uint8_t bits[128][16];
+};
+
 struct ql_pretok_step {
 	ql_scan_fn *scan;       /* either this … */
-	struct ql_regex *regex; /* … or this, owned */
+	struct ql_regex *regex; /* … or this, owned … */
+	struct ql_pretok_apart *apart; /* … or this, owned */
 	enum ql_split behaviour;
 	bool invert; /* what does not match is the delimiter */
 	char glued[8]; /* a scanner's cut behind one of these bytes is not made; n_glued of them */
@@ -69,7 +75,7 @@ struct ql_pretok {
 	struct ql_pretok_step *steps;
 	size_t n;
 };
-int ql_pretok_add(struct ql_pretok *p, struct ql_pretok_step step, struct ql_err *e); /* takes step.regex, also on failure */
+int ql_pretok_add(struct ql_pretok *p, struct ql_pretok_step step, struct ql_err *e); /* takes regex, apart, also on failure */
 void ql_pretok_free(struct ql_pretok *p);
 
 /* Calls piece(ctx, begin, end) for every piece of text[0..len), in order, until it returns other than QL_OK. */

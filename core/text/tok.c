@@ -51,6 +51,11 @@ void ql_tok_free(struct ql_tok *t)
 	ql_norm_free(&t->pre_norm);
 	ql_pretok_free(&t->pretok);
 	free(t->description);
+	if (t->spare != NULL && t->spare->work != NULL) {
+		ql_bpe_work_free(t->spare->work);
+		free(t->spare->work);
+	}
+	free(t->spare);
 	free(t);
 }
 

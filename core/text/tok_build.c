@@ -17,10 +17,12 @@ int ql_tok_new(struct ql_tok **out, size_t n, struct ql_err *e)
 		return ql_err_param(e, QL_ELIMIT, "vocabulary", "a vocabulary of %zu tokens; 1 to %d are possible", n,
 				    QL_VOCAB_MAX);
 	t = calloc(1, sizeof *t);
-	if (t != NULL)
+	if (t != NULL) {
 		t->flags = calloc(n, 1);
-	if (t == NULL || t->flags == NULL) {
-		free(t);
+		t->spare = calloc(1, sizeof *t->spare);
+	}
+	if (t == NULL || t->flags == NULL || t->spare == NULL) {
+		ql_tok_free(t);
 		return ql_err_set(e, QL_ENOMEM, "no memory for a tokenizer");
 	}
 	t->n = (uint32_t)n;
@@ -243,6 +245,60 @@ static int cut_words(struct ql_tok *t, struct ql_err *e)
 	return ql_pretok_add(&t->pretok, step, e);
 }
 
+/* Is there a merge with a byte's token?  is_byte: a flag for each symbol, zeroed. */
+static bool bytes_merge(const struct ql_bpe *b, uint8_t *is_byte)
+{
+	for (int c = 0; c < 256; c++)
+		if (b->byte_id[c] >= 0)
+			is_byte[b->byte_id[c]] = 1;
+	for (uint32_t i = 0; b->merges != NULL && i <= b->merges_mask; i++)
+		if (b->merges[i].key != UINT64_MAX &&
+		    (is_byte[b->merges[i].key >> 32] != 0 || is_byte[b->merges[i].key & UINT32_MAX] != 0))
+			return true;
+	return false;
+}
+
+/* The same for ASCII characters: where no token holds a followed by b, no merge joins them (a digit and a digit, a letter and a line
+ * break, in most vocabularies).  A character that is no symbol counts when its byte's token stands for it and merges with nothing. */
+static int cut_pairs(struct ql_tok *t, struct ql_err *e)
+{
+	const struct ql_bpe *b = &t->bpe;
+	struct ql_pretok_apart *apart = malloc(sizeof *apart);
+	uint8_t *is_byte = calloc(b->n_symbols, 1);
+	size_t cuts = 0;
+	bool byte_ok;
+
+	if (apart == NULL || is_byte == NULL) {
+		free(apart);
+		free(is_byte);
+		return ql_err_set(e, QL_ENOMEM, "no memory for a tokenizer");
+	}
+	byte_ok = b->byte_fallback && !bytes_merge(b, is_byte);
+	free(is_byte);
+	memset(apart, 0xff, sizeof *apart);
+	for (uint32_t i = 0; i < b->n_symbols; i++) {
+		size_t len;
+		const uint8_t *p = (const uint8_t *)ql_bpe_text(b, i, &len);
+
+		for (size_t k = 0; k + 1 < len; k++)
+			if ((p[k] | p[k + 1]) < 0x80)
+				apart->bits[p[k]][p[k + 1] >> 3] &= (uint8_t) ~(1u << (p[k + 1] & 7));
+	}
+	for (int c = 0; c < 128; c++) {
+		if (b->ascii[c] != QL_BPE_NONE || (byte_ok && b->byte_id[c] >= 0))
+			continue;
+		memset(apart->bits[c], 0, sizeof apart->bits[c]);
+		for (int a = 0; a < 128; a++)
+			apart->bits[a][c >> 3] &= (uint8_t) ~(1u << (c & 7));
+	}
+	for (size_t i = 0; i < sizeof *apart; i++)
+		cuts += ((const uint8_t *)apart)[i] != 0;
+	if (cuts > 0)
+		return ql_pretok_add(&t->pretok, (struct ql_pretok_step){.apart = apart, .behaviour = QL_SPLIT_ISOLATED}, e);
+	free(apart);
+	return QL_OK;
+}
+
 static void hash_num(struct ql_sha256 *h, int64_t v) { ql_sha256_add(h, &v, sizeof v); }
 
 static void hash_text(struct ql_sha256 *h, const char *p, size_t len)
@@ -292,6 +348,8 @@ int ql_tok_finish(struct ql_tok *t, struct ql_err *e)
 		t->has_regex |= t->pretok.steps[i].regex != NULL;
 	if (!t->bpe.bytes)
 		rc = cut_words(t, e);
+	if (rc == QL_OK && !t->bpe.bytes)
+		rc = cut_pairs(t, e);
 	if (rc == QL_OK)
 		rc = build_tries(t, e);
 	if (rc != QL_OK)

@@ -1,4 +1,5 @@
 /* tok_encode.c - text to ids: added tokens are cut out, what lies between is normalised, pre-tokenised and merged. */
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
@@ -8,7 +9,8 @@
 #include "core/text/tok_priv.h"
 #include "core/text/unicode.h"
 
-enum { CACHE_FROM = 4096 }; /* bytes of text */
+enum { CACHE_FROM = 4096 };     /* bytes of text */
+enum { KEPT_SYMBOLS = 65536 }; /* larger working memory is not kept */
 
 struct encoder {
 	const struct ql_tok *t;
@@ -20,7 +22,7 @@ struct encoder {
 	struct ql_ids *out;
 	struct ql_err *e;
 	struct ql_regex_match *match;
-	struct ql_bpe_work work;
+	struct ql_bpe_work *work;
 	struct ql_nbuf norm_bufs[2], pre_bufs[2];
 	struct ql_ntext now;  /* what is being pre-tokenised */
 };
@@ -193,7 +195,7 @@ static int encode_piece(void *ctx, size_t begin, size_t end)
 	struct encoder *c = ctx;
 	const struct ql_ntext *t = &c->now;
 
-	return ql_bpe_encode(&c->t->bpe, &c->work, t->p + begin, end - begin, t->map == NULL ? NULL : t->map + begin,
+	return ql_bpe_encode(&c->t->bpe, c->work, t->p + begin, end - begin, t->map == NULL ? NULL : t->map + begin,
 			     t->base + (uint32_t)begin, c->out, c->e);
 }
 
@@ -277,6 +279,28 @@ static int check(const struct encoder *c)
 	return QL_OK;
 }
 
+/* ---- working memory: one set stays with the tokenizer between calls, so that the words it has seen are still known.  What is known
+ * decides the speed only.  A second thread at the same time works with a set of its own. */
+
+static struct ql_bpe_work *take_work(const struct ql_tok *t)
+{
+	struct ql_bpe_work *w = atomic_exchange(&t->spare->work, NULL);
+
+	return w != NULL ? w : calloc(1, sizeof *w);
+}
+
+static void give_work(const struct ql_tok *t, struct ql_bpe_work *w)
+{
+	struct ql_bpe_work *none = NULL;
+
+	if (w == NULL)
+		return;
+	if (w->sym_cap <= KEPT_SYMBOLS && atomic_compare_exchange_strong(&t->spare->work, &none, w))
+		return;
+	ql_bpe_work_free(w);
+	free(w);
+}
+
 int ql_tok_encode(const struct ql_tok *t, const char *text, size_t len, unsigned flags, const struct ql_span *plain,
 		  size_t n_plain, struct ql_ids *out, struct ql_err *e)
 {
@@ -287,15 +311,18 @@ int ql_tok_encode(const struct ql_tok *t, const char *text, size_t len, unsigned
 
 	if (rc != QL_OK)
 		return rc;
-	if (t->has_regex && (c.match = ql_regex_match_new(len)) == NULL)
+	c.work = take_work(t);
+	if (c.work == NULL || (t->has_regex && (c.match = ql_regex_match_new(len)) == NULL)) {
+		give_work(t, c.work);
 		return ql_err_set(e, QL_ENOMEM, "no memory to tokenise");
+	}
 	if (len >= CACHE_FROM)
-		ql_bpe_work_cache(&c.work);
+		ql_bpe_work_cache(c.work);
 	rc = encode_all(&c);
 	if (rc != QL_OK)
 		out->n = start;
 	ql_regex_match_free(c.match);
-	ql_bpe_work_free(&c.work);
+	give_work(t, c.work);
 	for (int i = 0; i < 2; i++) {
 		ql_nbuf_free(&c.norm_bufs[i]);
 		ql_nbuf_free(&c.pre_bufs[i]);

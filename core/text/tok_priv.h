@@ -13,8 +13,14 @@ enum { QL_TOK_AFFIX_MAX = 8 };
 
 #define QL_TOK_META "\xe2\x96\x81" /* U+2581, SentencePiece's visible space */
 
+/* Working memory that no call is using, or NULL (tok_encode.c). */
+struct ql_tok_spare {
+	_Atomic(struct ql_bpe_work *) work;
+};
+
 struct ql_tok {
 	struct ql_bpe bpe;
+	struct ql_tok_spare *spare;
 	uint32_t n;          /* ids */
 	char *pieces;        /* piece i: pieces[piece_off[i] .. piece_off[i+1]) */
 	uint32_t *piece_off;
