@@ -2,7 +2,7 @@
 # gpu_suite.sh BIN OUT [part …] - every GPU figure of docs/performance.md in one go, each with a time limit, on a machine that may have
 # nothing but a driver and a cuBLAS somewhere.  BIN holds `qlorad`, and for part `tests` the test programs and gpu-test.sh; results are
 # appended to OUT/results.jsonl as they come, messages to OUT/log.  Parts: tests memcheck racecheck quantize train recompute
-# decode mixed long load profile peft peft8b.  Environment: QL_BENCH_ARCH, QL_TRAIN_BATCHES and QL_RECOMPUTE_BATCHES (micro-batches,
+# offload decode mixed long load profile peft peft8b.  Environment: QL_BENCH_ARCH, QL_TRAIN_BATCHES and QL_RECOMPUTE_BATCHES (micro-batches,
 # 1,2,4,8 and 1,4,6), QL_SUITE_TESTS (names of op tests for the sanitizers), QL_SANITIZER_SECONDS for each of them, QL_PYTHON.
 set -u
 bin=$1 out=$2
@@ -62,6 +62,7 @@ for part in "$@"; do
 		bench 60 train $M --micro-batch 1 --steps 10 --dense off
 		;;
 	recompute) bench 70 train $M --micro-batch "${QL_RECOMPUTE_BATCHES:-1,4,6}" --steps 8 --recompute on ;;
+	offload) bench 70 train $M --micro-batch 1,6 --steps 6 --recompute offload ;;
 	decode) bench 90 decode $M --batch 1,1,4,16 --adapters 0,1,4,8 --tokens 200 ;;
 	mixed) bench 80 serve-mixed $M --micro-batch 1 --batch 4 --adapters 4 --tokens 200 --prompt 256 --steps 12 ;;
 	long) bench 80 train $M --micro-batch 1 --seq 24576 --steps 2 ;;

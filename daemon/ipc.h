@@ -40,7 +40,7 @@
  *              target_tokens, max_tokens, sha256}, validation:null|{same}, estimate:{memory_bytes}}
  *  started    {job, attempt, step, total_steps, tokens_per_epoch, exact_resume:bool, device, recipe:{micro_batch_size,
  *              gradient_accumulation_steps, warmup_steps, logging_steps}, plan:{micro_batch_tokens, layers:{keep_all, keep_main, recomputed,
- *              dense}, bytes:{adapter_and_optimizer, activations, dense_weights, total}, available_bytes}}
+ *              offloaded, dense}, bytes:{adapter_and_optimizer, activations, dense_weights, total, on_host}, available_bytes}}
  *  step       {job, attempt, step, total_steps, epoch:real, metrics:{train_loss, train_mean_token_accuracy, learning_rate, grad_norm, tokens,
  *              target_tokens, valid_loss?, valid_mean_token_accuracy?, full_valid_loss?, full_valid_mean_token_accuracy?},
  *              seconds, tokens_per_second, eta_seconds, log:bool}           one for each optimiser step, in order

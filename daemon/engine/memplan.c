@@ -17,8 +17,8 @@ json_t *engine_plan_json(const struct ql_model *m, const struct ql_memory_plan *
 {
 	json_int_t all = p->keep.all, main = p->keep.main, recomputed = (json_int_t)m->arch.num_hidden_layers - all - main;
 
-	return json_pack("{s:I, s:{s:I, s:I, s:I, s:I}, s:{s:I, s:I, s:I, s:I}, s:I}", "micro_batch_tokens", (json_int_t)p->max_tokens, "layers",
-			 "keep_all", all, "keep_main", main, "recomputed", recomputed, "dense", (json_int_t)p->dense_layers, "bytes",
+	return json_pack("{s:I, s:{s:I, s:I, s:I, s:I, s:I}, s:{s:I, s:I, s:I, s:I, s:I}, s:I}", "micro_batch_tokens", (json_int_t)p->max_tokens, "layers",
+			 "keep_all", all, "keep_main", main, "recomputed", recomputed, "offloaded", (json_int_t)p->keep.host, "dense", (json_int_t)p->dense_layers, "bytes",
 			 "adapter_and_optimizer", (json_int_t)p->state_bytes, "activations", (json_int_t)p->pass_bytes, "dense_weights",
-			 (json_int_t)dense_bytes(m, p), "total", (json_int_t)engine_plan_bytes(m, p), "available_bytes", (json_int_t)p->available);
+			 (json_int_t)dense_bytes(m, p), "total", (json_int_t)engine_plan_bytes(m, p), "on_host", (json_int_t)p->host_bytes, "available_bytes", (json_int_t)p->available);
 }

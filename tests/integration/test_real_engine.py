@@ -198,7 +198,7 @@ def test_memory_plan(daemon, model):
     layers = json.loads((pathlib.Path(model) / "config.json").read_text())["num_hidden_layers"]
     done = finish(daemon, submit(daemon, valid=False, max_steps=2))["qlora"]
     plan, n, b = done["plan"], done["plan"]["layers"], done["plan"]["bytes"]
-    assert n == {"keep_all": layers, "keep_main": 0, "recomputed": 0, "dense": 0}  # of a CPU with room
+    assert n == {"keep_all": layers, "keep_main": 0, "recomputed": 0, "offloaded": 0, "dense": 0}  # of a CPU with room
     assert b["total"] == b["adapter_and_optimizer"] + b["activations"] + b["dense_weights"] <= plan["available_bytes"]
     assert b["activations"] > 0 == b["dense_weights"]
     assert plan["micro_batch_tokens"] >= 2 * done["dataset"]["max_tokens"] and b["total"] == done["estimate"]["memory_bytes"]
