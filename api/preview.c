@@ -4,57 +4,26 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/ask.h"
 #include "api/fields.h"
 #include "api/handlers.h"
 #include "core/base/limits.h"
-#include "daemon/engine_link.h"
 #include "daemon/files.h"
 
 #define LINES_DEFAULT 10
 #define LINES_MAX 100
 
-struct ask {
-	struct ql_req *r;
-	int64_t infer_id;
-};
-
-static void on_result(void *user, const json_t *result)
+static void answer(struct ql_req *r, int form, const json_t *result)
 {
-	struct ask *a = user;
-	json_t *o;
+	json_t *o = json_pack("{s:s, s:s}", "object", "file.preview", "id", r->match.param[0]);
 
-	a->infer_id = 0;
-	if (a->r->gone)
-		return;
-	o = json_pack("{s:s, s:s}", "object", "file.preview", "id", a->r->match.param[0]);
+	(void)form;
 	if (o != NULL && json_object_update_missing(o, (json_t *)(uintptr_t)result) != 0) {
 		json_decref(o);
 		o = NULL;
 	}
-	ql_reply_json(a->r, 200, o);
+	ql_reply_json(r, 200, o);
 }
-
-static void on_error(void *user, const struct ql_fault *f)
-{
-	struct ask *a = user;
-
-	a->infer_id = 0;
-	if (!a->r->gone)
-		ql_reply_fault(a->r, f);
-}
-
-static const struct ql_infer_cb callbacks = {.error = on_error, .result = on_result};
-
-static void on_gone(struct ql_req *r)
-{
-	struct ask *a = r->state;
-
-	if (a->infer_id > 0)
-		ql_engine_infer_cancel(r->ctl, a->infer_id);
-	a->infer_id = 0;
-}
-
-static void on_free(struct ql_req *r) { free(r->state); }
 
 /* One word of a list separated by '|'. */
 static int put_word(const struct ql_target *t, const char *key, const char *const *words, json_t *recipe, struct ql_fault *f)
@@ -130,25 +99,11 @@ static int check_file(struct ql_req *r, struct ql_fault *f)
 
 void ql_h_file_preview(struct ql_req *r)
 {
-	struct ask *a = calloc(1, sizeof *a);
 	struct ql_fault f = {0};
 	json_t *frame = NULL;
-	int rc = a == NULL ? ql_bad_internal(&f) : check_file(r, &f);
+	int rc = check_file(r, &f);
 
 	if (rc == QL_OK)
 		rc = read_query(&r->target, r->match.param[0], &frame, &f);
-	if (rc == QL_OK) {
-		a->r = r;
-		a->infer_id = ql_engine_infer(r->ctl, frame, &callbacks, a, &f);
-		if (a->infer_id > 0) {
-			r->state = a;
-			r->on_gone = on_gone;
-			r->on_free = on_free;
-			json_decref(frame);
-			return;
-		}
-	}
-	json_decref(frame);
-	free(a);
-	ql_reply_fault(r, &f);
+	ql_ask(r, answer, 0, frame, rc, &f);
 }

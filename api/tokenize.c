@@ -3,21 +3,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/ask.h"
 #include "api/fields.h"
 #include "api/handlers.h"
 #include "api/messages.h"
 #include "core/base/limits.h"
-#include "daemon/engine_link.h"
 #include "daemon/models.h"
 
-enum form { FORM_VLLM, FORM_LLAMA, FORM_DETOKENIZE, FORM_TEMPLATE };
-
-struct ask {
-	struct ql_req *r;
-	int64_t infer_id;
-	enum form form;
-	bool pieces;
-};
+enum form { FORM_VLLM, FORM_LLAMA, FORM_DETOKENIZE, FORM_TEMPLATE, WITH_PIECES = 16 /* or-ed */ };
 
 /* A piece is a string, or a list of bytes that are not UTF-8 alone; strings only for vLLM's token_strs. */
 static json_t *piece_text(const json_t *piece)
@@ -35,12 +28,12 @@ static json_t *piece_text(const json_t *piece)
 	return ql_bad_text(bytes);
 }
 
-static json_t *vllm_answer(const struct ask *a, const json_t *result)
+static json_t *vllm_answer(bool pieces, const json_t *result)
 {
 	json_t *tokens = json_object_get(result, "tokens"), *strs = NULL, *v;
 	size_t i;
 
-	if (a->pieces) {
+	if (pieces) {
 		strs = json_array();
 		json_array_foreach(json_object_get(result, "pieces"), i, v)
 			(void)json_array_append_new(strs, piece_text(v));
@@ -49,12 +42,12 @@ static json_t *vllm_answer(const struct ask *a, const json_t *result)
 			 json_object_get(result, "max_model_len"), "tokens", tokens, "token_strs", strs);
 }
 
-static json_t *llama_answer(const struct ask *a, const json_t *result)
+static json_t *llama_answer(bool with_pieces, const json_t *result)
 {
 	json_t *tokens = json_object_get(result, "tokens"), *pieces = json_object_get(result, "pieces"), *list, *v;
 	size_t i;
 
-	if (!a->pieces)
+	if (!with_pieces)
 		return json_pack("{s:O?}", "tokens", tokens);
 	list = json_array();
 	json_array_foreach(tokens, i, v)
@@ -62,73 +55,25 @@ static json_t *llama_answer(const struct ask *a, const json_t *result)
 	return json_pack("{s:o}", "tokens", list);
 }
 
-static void on_result(void *user, const json_t *result)
+static void answer(struct ql_req *r, int form, const json_t *result)
 {
-	struct ask *a = user;
 	json_t *text = json_object_get(result, "text");
+	bool pieces = (form & WITH_PIECES) != 0;
 
-	a->infer_id = 0;
-	if (a->r->gone)
-		return;
-	switch (a->form) {
+	switch (form & ~WITH_PIECES) {
 	case FORM_VLLM:
-		ql_reply_json(a->r, 200, vllm_answer(a, result));
+		ql_reply_json(r, 200, vllm_answer(pieces, result));
 		break;
 	case FORM_LLAMA:
-		ql_reply_json(a->r, 200, llama_answer(a, result));
+		ql_reply_json(r, 200, llama_answer(pieces, result));
 		break;
 	case FORM_DETOKENIZE:
-		ql_reply_json(a->r, 200, json_pack("{s:O,s:O}", "prompt", text, "content", text));
+		ql_reply_json(r, 200, json_pack("{s:O,s:O}", "prompt", text, "content", text));
 		break;
-	case FORM_TEMPLATE:
-		ql_reply_json(a->r, 200, json_pack("{s:O}", "prompt", text));
+	default:
+		ql_reply_json(r, 200, json_pack("{s:O}", "prompt", text));
 		break;
 	}
-}
-
-static void on_error(void *user, const struct ql_fault *f)
-{
-	struct ask *a = user;
-
-	a->infer_id = 0;
-	if (!a->r->gone)
-		ql_reply_fault(a->r, f);
-}
-
-static const struct ql_infer_cb callbacks = {.error = on_error, .result = on_result};
-
-static void on_gone(struct ql_req *r)
-{
-	struct ask *a = r->state;
-
-	if (a->infer_id > 0)
-		ql_engine_infer_cancel(r->ctl, a->infer_id);
-	a->infer_id = 0;
-}
-
-static void on_free(struct ql_req *r) { free(r->state); }
-
-/* Sends frame (taken over) and waits; rc and f: the outcome of building it. */
-static void send_frame(struct ql_req *r, enum form form, bool pieces, json_t *frame, int rc, struct ql_fault *f)
-{
-	struct ask *a = rc == QL_OK ? calloc(1, sizeof *a) : NULL;
-
-	if (rc == QL_OK && a == NULL)
-		rc = ql_bad_internal(f);
-	if (rc == QL_OK) {
-		*a = (struct ask){.r = r, .form = form, .pieces = pieces};
-		a->infer_id = ql_engine_infer(r->ctl, frame, &callbacks, a, f);
-		if (a->infer_id > 0) {
-			r->state = a;
-			r->on_gone = on_gone;
-			r->on_free = on_free;
-			json_decref(frame);
-			return;
-		}
-	}
-	json_decref(frame);
-	free(a);
-	ql_reply_fault(r, f);
 }
 
 /* The adapter whose template counts; the base when no model is named. */
@@ -208,7 +153,7 @@ void ql_h_tokenize(struct ql_req *r)
 	} else if (rc == QL_OK) {
 		rc = ql_bad_missing(&f, "prompt");
 	}
-	send_frame(r, form, pieces, frame, rc, &f);
+	ql_ask(r, answer, (int)form | (pieces ? WITH_PIECES : 0), frame, rc, &f);
 }
 
 void ql_h_detokenize(struct ql_req *r)
@@ -232,7 +177,7 @@ void ql_h_detokenize(struct ql_req *r)
 		rc = ql_bad_internal(&f);
 	if (rc == QL_OK)
 		rc = put_adapter(r, &q.model, frame, &f);
-	send_frame(r, FORM_DETOKENIZE, false, frame, rc, &f);
+	ql_ask(r, answer, FORM_DETOKENIZE, frame, rc, &f);
 }
 
 void ql_h_apply_template(struct ql_req *r)
@@ -246,5 +191,5 @@ void ql_h_apply_template(struct ql_req *r)
 		rc = put_adapter(r, &q.model, frame, &f);
 	if (rc == QL_OK)
 		rc = ql_template_read(r->json, frame, &f);
-	send_frame(r, FORM_TEMPLATE, false, frame, rc, &f);
+	ql_ask(r, answer, FORM_TEMPLATE, frame, rc, &f);
 }
