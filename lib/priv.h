@@ -17,6 +17,10 @@ struct qlora_q4 {
 int lib_done(int rc, const struct ql_err *e, struct qlora_error *err);
 /* Threads of one call, 1 … 256; NULL for 1. */
 int lib_pool(int threads, struct ql_pool **pool, struct ql_err *e);
+/* What quantising a rows x cols matrix to 4 bits begins with: its number of elements, the options in our own form, threads (the
+ * caller frees them). */
+int lib_q4_begin(const struct qlora_q4_options *o, uint64_t rows, uint64_t cols, uint64_t *n, struct ql_q4_opts *opts,
+		 struct ql_pool **pool, struct ql_err *e);
 enum ql_dtype lib_dtype(enum qlora_type t); /* QL_DTYPE_COUNT if unknown */
 enum qlora_type lib_type(enum ql_dtype t);  /* QLORA_OTHER if it has no number */
 

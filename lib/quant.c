@@ -81,16 +81,23 @@ int lib_pool(int threads, struct ql_pool **pool, struct ql_err *e)
 	return QL_OK;
 }
 
+int lib_q4_begin(const struct qlora_q4_options *o, uint64_t rows, uint64_t cols, uint64_t *n, struct ql_q4_opts *opts,
+		 struct ql_pool **pool, struct ql_err *e)
+{
+	*pool = NULL;
+	*opts = (struct ql_q4_opts){lib_dtype(o->type), o->block, o->double_quant != 0, 256};
+	if (!ql_mul_u64(rows, cols, n) || *n == 0)
+		return ql_err_set(e, QL_ESHAPE, "a matrix of %llu x %llu", (unsigned long long)rows, (unsigned long long)cols);
+	return lib_pool(o->threads, pool, e);
+}
+
 static int q4_into(struct qlora_q4 *q, const void *src, enum ql_dtype dtype, const struct qlora_q4_options *o, struct ql_err *e)
 {
-	struct ql_q4_opts opts = {lib_dtype(o->type), o->block, o->double_quant != 0, 256};
-	struct ql_pool *pool;
+	struct ql_pool *pool = NULL;
+	struct ql_q4_opts opts;
 	uint64_t n;
-	int rc;
+	int rc = lib_q4_begin(o, q->rows, q->cols, &n, &opts, &pool, e);
 
-	if (!ql_mul_u64(q->rows, q->cols, &n) || n == 0)
-		return ql_err_set(e, QL_ESHAPE, "a matrix of %llu x %llu", (unsigned long long)q->rows, (unsigned long long)q->cols);
-	rc = lib_pool(o->threads, &pool, e);
 	if (rc == QL_OK && o->block == 0)
 		rc = ql_q4_quantize_channels(&q->q, src, dtype, q->rows, q->cols, &opts, pool, e);
 	else if (rc == QL_OK)

@@ -14,14 +14,11 @@ struct qlora_asym {
 static int asym_into(struct ql_q4a *q, const void *src, enum ql_dtype dtype, uint64_t rows, uint64_t cols,
 		     const struct qlora_q4_options *o, struct ql_err *e)
 {
-	struct ql_q4_opts opts = {lib_dtype(o->type), o->block, o->double_quant != 0, 256};
-	struct ql_pool *pool;
+	struct ql_pool *pool = NULL;
+	struct ql_q4_opts opts;
 	uint64_t n;
-	int rc;
+	int rc = lib_q4_begin(o, rows, cols, &n, &opts, &pool, e);
 
-	if (!ql_mul_u64(rows, cols, &n) || n == 0)
-		return ql_err_set(e, QL_ESHAPE, "a matrix of %llu x %llu", (unsigned long long)rows, (unsigned long long)cols);
-	rc = lib_pool(o->threads, &pool, e);
 	if (rc == QL_OK && o->block == 0)
 		rc = ql_q4a_quantize_channels(q, src, dtype, rows, cols, &opts, pool, e);
 	else if (rc == QL_OK)
