@@ -4,12 +4,13 @@
  *
  * makes ELEMENTS normal-ish fp32 numbers and then answers lines on stdin with one JSON line each (bench/cpu_quant.py):
  *
- *	quantize TYPE T | dequantize TYPE T | read T | write T | copy T        with T threads
+ *	quantize TYPE T | dequantize TYPE T | read T | write T | zero T | copy T        with T threads
  *	-> {"seconds": S, "bytes": fp32 bytes read or written}
  *
  * TYPE: nf4, fp4, int4 (block size 64, nested scales of 256, allocation of the result included: the library's own call) or a GGUF
  * type, whose dequantising is one call per 64 K elements, spread over the threads, as reading a file does it.
- * read: the sum of the numbers' bits; write: memset; copy: memcpy, its bytes counted once.  All by the same thread pool. */
+ * read: the sum of the numbers' bits; write: memset of a byte that is not 0; zero: memset of 0, which some processors do without
+ * moving data (on Zen 3 at nearly twice the rate); copy: memcpy, its bytes counted once.  All by the same thread pool. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,8 +41,8 @@ static void check(int rc)
 	}
 }
 
-enum move { READ, WRITE, COPY, MOVES };
-static const char *const move_names[MOVES] = {"read", "write", "copy"};
+enum move { READ, WRITE, ZERO, COPY, MOVES };
+static const char *const move_names[MOVES] = {"read", "write", "zero", "copy"};
 
 struct piece {
 	enum move move;
@@ -58,8 +59,8 @@ static void move_piece(void *ctx, size_t i, int worker)
 	(void)worker;
 	if (p->move == COPY) {
 		memcpy(y + begin, x + begin, (end - begin) * 4);
-	} else if (p->move == WRITE) {
-		memset(y + begin, 0, (end - begin) * 4);
+	} else if (p->move == WRITE || p->move == ZERO) {
+		memset(y + begin, p->move == WRITE ? 0x3c : 0, (end - begin) * 4);
 	} else {
 		for (uint64_t k = 0; k + 8 <= (end - begin) / 2; k += 8)
 			for (int j = 0; j < 8; j++)

@@ -3,8 +3,8 @@
 
     bench/cpu_quant.py [ROUNDS]
 
-NF4 with nested statistics against bitsandbytes and against the memory, one core and all: reading and writing (memset) by the same
-threads in the same rounds.  Q4_K against ggml's own quantiser (libggml-base of node-llama-cpp, QL_NODE_MODULES), one core, on the
+NF4 with nested statistics against bitsandbytes and against the memory, one core and all: reading and writing (memset of a byte that
+is not 0: zeros go to memory without data on some processors, their rate is told apart) by the same threads in the same rounds.  Q4_K against ggml's own quantiser (libggml-base of node-llama-cpp, QL_NODE_MODULES), one core, on the
 same numbers.  Figures are GB of fp32 per second.  A peer is asked when it is here.
 """
 import ctypes
@@ -86,7 +86,7 @@ def main():
         return a["bytes"] / a["seconds"] / 1e9
     for r in range(n + 1):
         for t in threads:
-            for what, line in (("quantize", "quantize nf4"), ("dequantize", "dequantize nf4"), ("read", "read"), ("write", "write")):
+            for what, line in (("quantize", "quantize nf4"), ("dequantize", "dequantize nf4"), ("read", "read"), ("write", "write"), ("zero", "zero")):
                 put((what, t), ours(us, f"{line} {t}"), r)
                 if bnb and what.endswith("quantize"):
                     put(("bnb " + what, t), bnb(what, t), r)
@@ -104,7 +104,8 @@ def main():
                          f"{ratio(v, out[(memory, t)]):.2f}"])
     table(f"NF4, block 64, nested statistics, {N * 4 >> 20} MiB of fp32, GB/s of fp32",
           ["work", "qlorad", "bitsandbytes CPU", "ours / theirs", "memory", "ours / memory"], rows,
-          f"{n} rounds in turn, median (lowest … highest); {where}.")
+          f"{n} rounds in turn, median (lowest … highest); {where}.  memset of zeros: "
+          + ", ".join(f"{statistics.median(out[('zero', t)]):.1f} with {t} thread{'s' if t > 1 else ''}" for t in threads) + ".")
     g = out.get("ggml")
     table("Q4_K, one thread, GB/s of fp32", ["work", "qlorad", "ggml", "ours / theirs"],
           [["quantize", spread(out["q4_k"], 3), spread(g, 3) if g else "—", f"{ratio(out['q4_k'], g):.2f}" if g else "—"]],

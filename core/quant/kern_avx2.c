@@ -4,7 +4,7 @@
  * threshold from a small table by the bits found so far.  `order` is kept negated, because comparison masks are -1:
  *   m1 = v > thr[7];  m2 = v > (m1 ? thr[11] : thr[3]);  m3, m4 from tables of 4 and 8 with index -(bits so far)
  * which counts the thresholds strictly below v exactly.  Decoding to 16-bit types looks both bytes of a value up in
- * 16-byte tables with byte shuffles; to fp32 in two tables of eight. */
+ * 16-byte tables with byte shuffles; to fp32 likewise, four bytes. */
 #include <float.h>
 #include <immintrin.h>
 #include <math.h>
@@ -93,6 +93,38 @@ static uint32_t k_absmax_bits(const float *x, size_t n)
 	return top;
 }
 
+/* The largest |x| bits of eight blocks of b (a multiple of 8) at once: one number of each block a lane. */
+static inline __attribute__((always_inline)) __m256i absmax8(const float *x, size_t b)
+{
+	const __m256i mask = _mm256_set1_epi32(0x7fffffff);
+	__m256i m[8], t[4];
+
+	for (int k = 0; k < 8; k++) {
+		__m256i a = _mm256_and_si256(_mm256_loadu_si256((const __m256i *)(x + (size_t)k * b)), mask);
+
+		for (size_t i = 8; i < b; i += 8)
+			a = _mm256_max_epi32(a, _mm256_and_si256(_mm256_loadu_si256((const __m256i *)(x + (size_t)k * b + i)), mask));
+		m[k] = a;
+	}
+	for (int k = 0; k < 4; k++)
+		t[k] = _mm256_max_epi32(_mm256_unpacklo_epi32(m[2 * k], m[2 * k + 1]), _mm256_unpackhi_epi32(m[2 * k], m[2 * k + 1]));
+	for (int k = 0; k < 2; k++)
+		m[k] = _mm256_max_epi32(_mm256_unpacklo_epi64(t[2 * k], t[2 * k + 1]), _mm256_unpackhi_epi64(t[2 * k], t[2 * k + 1]));
+	return _mm256_max_epi32(_mm256_permute2x128_si256(m[0], m[1], 0x20), _mm256_permute2x128_si256(m[0], m[1], 0x31));
+}
+
+/* The scales of eight blocks and their reciprocals; false where one holds an infinity or a NaN. */
+static inline __attribute__((always_inline)) bool k_scales8(const float *x, size_t b, float scale[8], float recip[8])
+{
+	__m256i bits = b == 64 ? absmax8(x, 64) : absmax8(x, b);
+	__m256 s = _mm256_castsi256_ps(bits);
+
+	_mm256_storeu_ps(scale, s);
+	_mm256_storeu_ps(recip, _mm256_div_ps(_mm256_set1_ps(1.0f), _mm256_max_ps(s, _mm256_set1_ps(QL_SCALE_FLOOR))));
+	return _mm256_testz_si256(_mm256_cmpgt_epi32(bits, _mm256_set1_epi32((int)QL_BITS_INF - 1)), _mm256_set1_epi32(-1));
+}
+#define K_SCALES8
+
 static void k_minmax(const float *x, size_t n, float *mn, float *mx)
 {
 	size_t i = 0;
@@ -120,10 +152,13 @@ static void k_minmax(const float *x, size_t n, float *mn, float *mx)
 	}
 }
 
+#include "core/quant/q4_fine_avx2.inc.h"
+
 /* A code book laid out for the search. */
 typedef struct {
 	__m256 t7, t3, t11, level3, level4;
 	__m256i map;
+	k_fine fine;
 	const struct ql_q4_book *book;
 } k_book;
 
@@ -139,6 +174,7 @@ static inline k_book k_book_of(const struct ql_q4_book *b)
 		.level3 = _mm256_setr_ps(t[1], t[13], t[9], t[5], t[1], t[13], t[9], t[5]),
 		.level4 = _mm256_setr_ps(t[0], t[14], t[12], t[10], t[8], t[6], t[4], t[2]),
 		.map = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)b->map)),
+		.fine = k_fine_of(b),
 		.book = b,
 	};
 }
@@ -176,6 +212,17 @@ static inline void store_nibbles(__m256i codes, uint8_t *out)
 	_mm_storeu_si128((__m128i *)out, _mm_unpacklo_epi16(low, high));
 }
 
+/* The thresholds below 32 values (x - c) * r. */
+static __attribute__((noinline)) __m256i search32(const k_book *b, const float *x, float c, float r)
+{
+	const __m256 vc = _mm256_set1_ps(c), vr = _mm256_set1_ps(r);
+	__m256i q[4];
+
+	for (int k = 0; k < 4; k++)
+		q[k] = search8(b, _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(x + 8 * k), vc), vr));
+	return _mm256_abs_epi8(pack32(q[0], q[1], q[2], q[3]));
+}
+
 static uint8_t code_of(const struct ql_q4_book *b, float v)
 {
 	int order = 0;
@@ -185,22 +232,38 @@ static uint8_t code_of(const struct ql_q4_book *b, float v)
 	return b->map[order];
 }
 
+/* 64 codes in pack32's order to 32 bytes. */
+static inline void store_nibbles2(__m256i first, __m256i second, uint8_t *out)
+{
+	const __m256i weigh = _mm256_set1_epi16(0x0110);
+	__m256i pairs = _mm256_packus_epi16(_mm256_maddubs_epi16(first, weigh), _mm256_maddubs_epi16(second, weigh));
+	__m128i low = _mm256_castsi256_si128(pairs), high = _mm256_extracti128_si256(pairs, 1);
+
+	_mm_storeu_si128((__m128i *)out, _mm_unpacklo_epi16(low, high));
+	_mm_storeu_si128((__m128i *)(out + 16), _mm_unpackhi_epi16(low, high));
+}
+
+static inline __attribute__((always_inline)) __m256i count32(const k_book *b, const float *x, bool shifted, float c, float r)
+{
+	__m256i p;
+
+	if (!fine32(&b->fine, x, shifted, _mm256_set1_ps(c), _mm256_set1_ps(r * 0x1p15f), &p))
+		p = search32(b, x, c, r);
+	return _mm256_shuffle_epi8(b->map, p);
+}
+
 static inline __attribute__((always_inline)) void k_encode(const k_book *b, const float *x, size_t n, float c, float r, uint8_t *out)
 {
-	const __m256 vc = _mm256_set1_ps(c), vr = _mm256_set1_ps(r);
 	size_t i = 0;
 
-	for (; i + 32 <= n; i += 32) {
-		__m256i q[4], p;
-
-		for (int k = 0; k < 4; k++) {
-			__m256 v = _mm256_loadu_ps(x + i + 8 * k);
-
-			q[k] = search8(b, _mm256_mul_ps(_mm256_sub_ps(v, vc), vr));
-		}
-		p = _mm256_abs_epi8(pack32(q[0], q[1], q[2], q[3]));
-		store_nibbles(_mm256_shuffle_epi8(b->map, p), out + i / 2);
-	}
+	if (b->fine.ok && c == 0.0f && r < FINE_MAX)
+		for (; i + 64 <= n; i += 64)
+			store_nibbles2(count32(b, x + i, false, 0.0f, r), count32(b, x + i + 32, false, 0.0f, r), out + i / 2);
+	else if (b->fine.ok && r < FINE_MAX)
+		for (; i + 64 <= n; i += 64)
+			store_nibbles2(count32(b, x + i, true, c, r), count32(b, x + i + 32, true, c, r), out + i / 2);
+	for (; i + 32 <= n; i += 32)
+		store_nibbles(_mm256_shuffle_epi8(b->map, search32(b, x + i, c, r)), out + i / 2);
 	for (; i < n; i += 2) {
 		uint8_t hi = code_of(b->book, (x[i] - c) * r);
 		uint8_t lo = i + 1 < n ? code_of(b->book, (x[i + 1] - c) * r) : b->book->zero;
@@ -253,27 +316,61 @@ static inline void k_lut(const float code[16], float scale, const float *zero, f
 	_mm256_store_ps(lut + 8, high);
 }
 
+/* The four bytes of 16 floats as four tables for byte shuffles, in both halves of a register. */
+static inline __attribute__((always_inline)) void planes_of(const float lut[16], __m256i plane[4])
+{
+	const __m256i by_byte = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+	__m256i a = _mm256_set_m128i(_mm_castps_si128(_mm_load_ps(lut + 8)), _mm_castps_si128(_mm_load_ps(lut)));
+	__m256i b = _mm256_set_m128i(_mm_castps_si128(_mm_load_ps(lut + 12)), _mm_castps_si128(_mm_load_ps(lut + 4)));
+	__m256i low, high;
+
+	a = _mm256_shuffle_epi8(a, by_byte);
+	b = _mm256_shuffle_epi8(b, by_byte);
+	low = _mm256_unpacklo_epi32(a, b); /* in each half: 8 bytes of plane 0, 8 of plane 1 */
+	high = _mm256_unpackhi_epi32(a, b);
+	plane[0] = _mm256_permute4x64_epi64(low, 0x88);
+	plane[1] = _mm256_permute4x64_epi64(low, 0xdd);
+	plane[2] = _mm256_permute4x64_epi64(high, 0x88);
+	plane[3] = _mm256_permute4x64_epi64(high, 0xdd);
+}
+
+static inline __attribute__((always_inline)) void put8(float *dst, __m256i v, bool stream)
+{
+	if (stream)
+		_mm256_stream_si256((__m256i *)(void *)dst, v);
+	else
+		_mm256_storeu_si256((__m256i *)(void *)dst, v);
+}
+
+/* 32 values: every byte of them looked up in its plane; the codes lie such that the bytes interleave to elements in order. */
+static inline __attribute__((always_inline)) void decode32(const __m256i plane[4], const uint8_t *codes, float *dst, bool stream)
+{
+	const __m256i twice = _mm256_setr_epi8(0, 0, 1, 1, 4, 4, 5, 5, 8, 8, 9, 9, 12, 12, 13, 13, 2, 2, 3, 3, 6, 6, 7, 7, 10, 10, 11, 11, 14, 14, 15, 15);
+	__m256i c = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)codes)), twice);
+	__m256i k = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(c, 4), _mm256_set1_epi16(0x000f)),
+				    _mm256_and_si256(c, _mm256_set1_epi16(0x0f00)));
+	__m256i b0 = _mm256_shuffle_epi8(plane[0], k), b1 = _mm256_shuffle_epi8(plane[1], k);
+	__m256i b2 = _mm256_shuffle_epi8(plane[2], k), b3 = _mm256_shuffle_epi8(plane[3], k);
+	__m256i l01 = _mm256_unpacklo_epi8(b0, b1), h01 = _mm256_unpackhi_epi8(b0, b1);
+	__m256i l23 = _mm256_unpacklo_epi8(b2, b3), h23 = _mm256_unpackhi_epi8(b2, b3);
+
+	put8(dst, _mm256_unpacklo_epi16(l01, l23), stream);
+	put8(dst + 8, _mm256_unpackhi_epi16(l01, l23), stream);
+	put8(dst + 16, _mm256_unpacklo_epi16(h01, h23), stream);
+	put8(dst + 24, _mm256_unpackhi_epi16(h01, h23), stream);
+}
+
 static inline __attribute__((always_inline)) void k_decode_f32(const float lut[16], const uint8_t *codes, size_t n, float *dst, bool stream)
 {
-	const __m256 low = _mm256_load_ps(lut), high = _mm256_load_ps(lut + 8);
-	const __m256i shift = _mm256_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24);
+	__m256i plane[4];
 	size_t i = 0;
 
-	stream = stream && (uintptr_t)dst % 32 == 0;
-	for (; i + 8 <= n; i += 8) {
-		uint32_t word;
-		__m256i k;
-		__m256 v;
-
-		memcpy(&word, codes + i / 2, 4);
-		k = _mm256_srlv_epi32(_mm256_set1_epi32((int)word), shift); /* low 3 bits index, bit 3 selects */
-		v = _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, k), _mm256_permutevar8x32_ps(high, k),
-				     _mm256_castsi256_ps(_mm256_slli_epi32(k, 28)));
-		if (stream)
-			_mm256_stream_ps(dst + i, v);
-		else
-			_mm256_storeu_ps(dst + i, v);
-	}
+	planes_of(lut, plane);
+	if (stream && (uintptr_t)dst % 32 == 0)
+		for (; i + 32 <= n; i += 32)
+			decode32(plane, codes + i / 2, dst + i, true);
+	for (; i + 32 <= n; i += 32)
+		decode32(plane, codes + i / 2, dst + i, false);
 	for (; i < n; i++)
 		dst[i] = lut[i % 2 == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15];
 }

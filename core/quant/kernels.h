@@ -25,13 +25,14 @@ struct ql_q4_book {
 
 enum ql_q4_mode {
 	QL_Q4_SYM,  /* scale = absmax; no zero point */
-	QL_Q4_MID,  /* scale = half range, zero = middle */
+	QL_Q4_MID,  /* scale = half range, zero = middle, or what a search near them finds better (q4_fit.inc.h) */
 	QL_Q4_RANGE /* scale = range/15, zero = min; integer codes, no book */
 };
 
 /* One call's worth of 4-bit quantisation: n elements of src from the start of a block. */
 struct ql_q4_job {
 	const struct ql_q4_book *book;
+	const float *code; /* [16] levels; for QL_Q4_MID */
 	enum ql_q4_mode mode;
 	const void *src;
 	enum ql_dtype src_dtype; /* F32, F16, BF16 */

@@ -60,6 +60,26 @@ static bool frame_of(enum ql_q4_mode mode, uint32_t bits, float mn, float mx, st
 	return true;
 }
 
+#include "core/quant/q4_fit.inc.h"
+
+/* The scales of GROUP blocks and their reciprocals; false where one holds an infinity or a NaN. */
+static inline bool scales_of(const float *x, size_t b, float scale[GROUP], float recip[GROUP])
+{
+#ifdef K_SCALES8
+	if (b % 8 == 0)
+		return k_scales8(x, b, scale, recip);
+#endif
+	for (size_t k = 0; k < GROUP; k++) {
+		uint32_t bits = k_absmax_bits(x + k * b, b);
+
+		if (bits >= QL_BITS_INF)
+			return false;
+		scale[k] = bits_float(bits);
+		recip[k] = 1.0f / (scale[k] > QL_SCALE_FLOOR ? scale[k] : QL_SCALE_FLOOR);
+	}
+	return true;
+}
+
 /* Whole groups of symmetric blocks from the start; *done receives their elements.  Returns as k_q4_quant. */
 static uint64_t quant_groups(const struct ql_q4_job *j, const k_book *book, uint64_t *done)
 {
@@ -72,13 +92,12 @@ static uint64_t quant_groups(const struct ql_q4_job *j, const k_book *book, uint
 		const float *x = view(j->src, j->src_dtype, at, n, buf);
 		const char *next = (const char *)j->src + (at + n) * size; /* may be past the end: only fetched */
 
-		for (size_t k = 0; k < GROUP; k++) {
-			uint32_t bits = k_absmax_bits(x + k * b, b);
+		if (!scales_of(x, b, scale, recip)) {
+			size_t k = 0;
 
-			if (bits >= QL_BITS_INF)
-				return at + k * b;
-			scale[k] = bits_float(bits);
-			recip[k] = 1.0f / (scale[k] > QL_SCALE_FLOOR ? scale[k] : QL_SCALE_FLOOR);
+			while (k_absmax_bits(x + k * b, b) < QL_BITS_INF)
+				k++;
+			return at + k * b;
 		}
 		for (size_t k = 0; k < GROUP; k++, next += b * size) {
 			for (size_t line = 0; line < b * size; line += 64)
@@ -121,6 +140,8 @@ static uint64_t k_q4_quant(const struct ql_q4_job *j)
 		}
 		if (!frame_of(j->mode, bits, mn, mx, &f))
 			return at;
+		if (j->mode == QL_Q4_MID)
+			fit_frame(j, &book, at, len, &f);
 		j->scale[block] = f.scale;
 		if (j->mode != QL_Q4_SYM)
 			j->zero[block] = f.zero;

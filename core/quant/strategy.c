@@ -103,7 +103,8 @@ static int quantize_any(struct ql_q4a *out, const void *src, enum ql_dtype src_d
 	rc = q4a_alloc(&q, &plain, e);
 	if (rc != QL_OK)
 		goto cleanup;
-	struct ql_q4_job job = {.book = ql_q4_book_of(o->kind), .mode = o->kind == QL_INT4 ? QL_Q4_RANGE : QL_Q4_MID,
+	struct ql_q4_job job = {.book = ql_q4_book_of(o->kind), .code = ql_q4_code(o->kind),
+				.mode = o->kind == QL_INT4 ? QL_Q4_RANGE : QL_Q4_MID,
 				.src = src, .src_dtype = src_dtype, .n = n, .blocksize = q.blocksize, .codes = q.codes,
 				.scale = plain, .zero = plain + blocks_of(&q)};
 	rc = ql_q4_quant_run(&job, pool, e);

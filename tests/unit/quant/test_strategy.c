@@ -71,20 +71,21 @@ static void table(void **state)
 	(void)state;
 	rnd_normals(&r, x, N);
 	near(symmetric(QL_NF4, N).rel_rmse, 0.0920);
-	near(asymmetric(QL_NF4, N, false).rel_rmse, 0.0902);
+	near(asymmetric(QL_NF4, N, false).rel_rmse, 0.0804); /* 0.0902 with the range mapped onto [-1, 1] */
+	near(asymmetric(QL_FP4, N, false).rel_rmse, 0.1038);
 	near(asymmetric(QL_INT4, N, false).rel_rmse, 0.0896);
 	for (uint32_t i = 0; i < N; i++)
 		x[i] += 3.0f;
 	sym = symmetric(QL_NF4, N).rmse;
 	near(sym, 0.252);
-	near(asymmetric(QL_NF4, N, false).rmse, 0.090);
+	near(asymmetric(QL_NF4, N, false).rmse, 0.0804);
 	near(asymmetric(QL_INT4, N, false).rmse, 0.090);
 	assert_true(asymmetric(QL_NF4, N, true).rmse <= sym * 0.5);
 	for (uint32_t i = 0; i < N; i++)
 		x[i] = 5.0f * rnd_u(&r);
 	sym = symmetric(QL_NF4, N).rmse;
 	near(sym, 0.247);
-	near(asymmetric(QL_NF4, N, false).rmse, 0.129);
+	near(asymmetric(QL_NF4, N, false).rmse, 0.112); /* 0.129 without the search */
 	near(asymmetric(QL_INT4, N, false).rmse, 0.092);
 	assert_true(asymmetric(QL_INT4, N, false).rmse < 0.5 * sym && asymmetric(QL_INT4, N, true).rmse < 0.5 * sym);
 }
@@ -95,6 +96,18 @@ static double one_sided(struct rng *r, enum ql_dtype kind)
 	for (uint64_t i = 0; i < 2048; i++)
 		x[i] = 5.0f * rnd_u(r);
 	return asymmetric(kind, 2048, false).rmse / symmetric(kind, 2048).rmse;
+}
+
+/* Of the block of x from `at`. */
+static float half_range(uint64_t at, uint64_t n, uint32_t block)
+{
+	float lo = x[at], hi = lo;
+
+	for (uint64_t i = at; i < n && i < at + block; i++) {
+		lo = fminf(lo, x[i]);
+		hi = fmaxf(hi, x[i]);
+	}
+	return hi / 2 - lo / 2;
 }
 
 /* Never much worse than symmetric, on shifted data of every character; decoding in ranges and by a pool agrees. */
@@ -113,7 +126,7 @@ static void properties(void **state)
 		uint64_t n = 256 + rnd_below(&r, 500), begin = rnd_below(&r, (uint32_t)n), count;
 		struct ql_q4_opts o = {.kind = kind, .blocksize = 32u << rnd_below(&r, 4), .nested = round % 5 == 0,
 				       .nested_blocksize = 256};
-		float spread = 0.0f, scale[128], zero[128];
+		float spread = 0.0f, last = 0.0f, scale[128], zero[128];
 		struct ql_q4a q, p;
 
 		worst[round % 3] = fmax(worst[round % 3], one_sided(&r, kind));
@@ -144,9 +157,11 @@ static void properties(void **state)
 
 			assert_true(y[i] == v + zero[i / o.blocksize]);
 			if (!o.nested) {
-				float step = kind == QL_INT4 ? 0.51f : kind == QL_NF4 ? 0.1525f : 0.1675f;
+				float half = i % o.blocksize == 0 ? half_range(i, n, o.blocksize) : last;
+				float step = kind == QL_INT4 ? 0.51f / 7.5f : kind == QL_NF4 ? 0.1525f : 0.1675f;
 
-				assert_true(fabsf(y[i] - x[i]) <= step * scale[i / o.blocksize] + 1e-6f * spread);
+				last = half;
+				assert_true(fabsf(y[i] - x[i]) <= step * half + 1e-6f * spread);
 			}
 		}
 		ql_q4a_free(&q);
@@ -155,14 +170,13 @@ static void properties(void **state)
 	ql_pool_free(pool);
 	print_message("error of asymmetric over symmetric at worst, shifted: nf4 %.3f, fp4 %.3f, int4 %.3f; in [0, 5): %.3f, %.3f, %.3f\n",
 		      ratio[0], ratio[1], ratio[2], worst[0], worst[1], worst[2]);
-	/* half of the levels serve one half of the range, where symmetric uses 8 of 16: INT4, with even steps, gains a factor above 2;
-	 * NF4 and FP4 have their levels in the middle and their large gaps at the ends */
 	for (int k = 0; k < 3; k++) {
 		assert_true(ratio[k] > 0.0 && ratio[k] <= 1.05);
-		assert_true(worst[k] < (kinds[k] == QL_INT4 ? 0.5 : 0.6));
+		assert_true(worst[k] < 0.5);
 	}
 }
 
+/* Shifting the data moves the zero point and nothing else, up to what rounding x + k does to the choice between nearly equal frames. */
 static void shift_invariance(void **state)
 {
 	static float s[4096];
@@ -172,31 +186,33 @@ static void shift_invariance(void **state)
 
 	(void)state;
 	for (int round = 0; round < 200; round++) {
-		const struct ql_q4_book *b = ql_q4_book_of(QL_NF4);
-		float k = ldexpf(1.0f, (int)rnd_below(&r, 12)), ulp = k * 0x1p-23f;
+		float k = ldexpf(1.0f, (int)rnd_below(&r, 12));
+		double e[2] = {0};
 		struct ql_q4a p, q;
 
 		rnd_normals(&r, x, 4096);
-		for (int i = 0; i < 4096; i++)
+		for (int i = 0; i < 4096; i++) {
 			s[i] = x[i] + k;
+			x[i] = s[i] - k; /* what is left of it */
+		}
 		assert_int_equal(ql_q4a_quantize(&p, x, QL_F32, 4096, &o, NULL, NULL), QL_OK);
 		assert_int_equal(ql_q4a_quantize(&q, s, QL_F32, 4096, &o, NULL, NULL), QL_OK);
 		for (int i = 0; i < 4096; i++) {
 			int c = p.codes[i / 2] >> (i % 2 ? 0 : 4) & 15, d = q.codes[i / 2] >> (i % 2 ? 0 : 4) & 15;
-			float h = p.stat[0].f[i / 64], v = (x[i] - p.stat[1].f[i / 64]) / h, gap = 2.0f;
+			double a = (double)ql_q4_code(QL_NF4)[c] * p.stat[0].f[i / 64] + p.stat[1].f[i / 64] - x[i];
+			double b = (double)ql_q4_code(QL_NF4)[d] * q.stat[0].f[i / 64] + q.stat[1].f[i / 64] - s[i];
 
+			e[0] += a * a;
+			e[1] += b * b;
+			moved += c != d;
 			all++;
-			if (c == d)
-				continue;
-			moved++;
-			for (int t = 0; t < 15; t++)
-				gap = fminf(gap, fabsf(v - b->thr[t]));
-			assert_true(gap <= 8.0f * ulp / h);
 		}
+		assert_true(fabs(e[0] / e[1] - 1.0) < 5e-3);
 		ql_q4a_free(&p);
 		ql_q4a_free(&q);
 	}
-	assert_true(moved < all / 100);
+	print_message("codes moved by a shift: %.4f\n", (double)moved / (double)all);
+	assert_true(moved < all / 20);
 }
 
 static void odd_blocks(void **state)
