@@ -7,6 +7,7 @@
 
 #include "core/quant/blk_impl.h"
 #include "core/quant/kernels.h"
+#include "core/quant/q4_fine.inc.h"
 
 static inline __mmask16 first16(size_t n) { return (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1); }
 
@@ -54,6 +55,27 @@ static uint32_t k_absmax_bits(const float *x, size_t n)
 	return (uint32_t)_mm512_reduce_max_epi32(a);
 }
 
+#define K_SCALES8 16 /* block sizes are a multiple of */
+static inline __attribute__((always_inline)) bool scales_by(const float *x, size_t b, float scale[8], float recip[8])
+{
+	const __m512i mask = _mm512_set1_epi32(0x7fffffff);
+	__m256i m[8];
+
+	for (int k = 0; k < 8; k++, x += b) {
+		__m512i a = _mm512_and_si512(_mm512_loadu_si512(x), mask);
+
+		for (size_t i = 16; i < b; i += 16)
+			a = _mm512_max_epi32(a, _mm512_and_si512(_mm512_loadu_si512(x + i), mask));
+		m[k] = _mm256_max_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+	}
+	return scales_of8(m, scale, recip);
+}
+
+static inline __attribute__((always_inline)) bool k_scales8(const float *x, size_t b, float scale[8], float recip[8])
+{
+	return b == 64 ? scales_by(x, 64, scale, recip) : scales_by(x, b, scale, recip);
+}
+
 static void k_minmax(const float *x, size_t n, float *mn, float *mx)
 {
 	__m512 lo = _mm512_set1_ps(*mn), hi = _mm512_set1_ps(*mx);
@@ -71,13 +93,25 @@ static void k_minmax(const float *x, size_t n, float *mn, float *mx)
 
 typedef struct {
 	__m512 thr;
+	__m512i base, t1, t2, high, low; /* q4_fine.inc.h */
+	bool fine;
 	__m256i map;
 	char zero;
 } k_book;
 
+static inline __m512i quarters(const void *p) { return _mm512_broadcast_i32x4(_mm_loadu_si128(p)); }
+
 static inline k_book k_book_of(const struct ql_q4_book *b)
 {
+	const struct fine_tables f = fine_tables_of(b);
+
 	return (k_book){
+		.base = quarters(f.base),
+		.t1 = quarters(f.t1),
+		.t2 = quarters(f.t2),
+		.high = quarters(f.high),
+		.low = quarters(f.low),
+		.fine = f.ok,
 		.thr = _mm512_maskz_loadu_ps(0x7fff, b->thr),
 		.map = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)b->map)),
 		.zero = (char)b->zero,
@@ -113,21 +147,62 @@ static inline __m256i join(__m512i a, __m512i b)
 	return _mm256_set_m128i(_mm512_cvtepi32_epi8(b), _mm512_cvtepi32_epi8(a));
 }
 
+static inline __attribute__((always_inline)) __m512i fine16(const float *x, __m512 c, __m512 r15)
+{
+	return _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(x), c), r15));
+}
+
+/* The codes of 64 values (x - c) * r, given r * 2^15.  False: some value needs the fp32 search, nothing is written. */
+static inline __attribute__((always_inline)) bool fine64(const k_book *b, const float *x, __m512 c, __m512 r15, uint8_t *out)
+{
+	const __m512i split = quarters((const int8_t[16]){0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15});
+	/* each quarter of the packed order holds four numbers of each of the four vectors */
+	const __m256i order = _mm256_setr_epi16(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+	const __m512i one = _mm512_set1_epi8(1);
+	__m512i p = _mm512_shuffle_epi8(_mm512_packs_epi32(fine16(x, c, r15), fine16(x + 16, c, r15)), split);
+	__m512i q = _mm512_shuffle_epi8(_mm512_packs_epi32(fine16(x + 32, c, r15), fine16(x + 48, c, r15)), split);
+	__m512i l = _mm512_xor_si512(_mm512_unpacklo_epi64(p, q), _mm512_set1_epi8(-128)), h = _mm512_unpackhi_epi64(p, q);
+	__m512i cell = _mm512_and_si512(_mm512_srli_epi16(h, 4), _mm512_set1_epi8(15)), n = _mm512_shuffle_epi8(b->base, cell), next;
+	__mmask64 same;
+
+	n = _mm512_mask_add_epi8(n, _mm512_cmpgt_epi8_mask(h, _mm512_shuffle_epi8(b->t1, cell)), n, one);
+	n = _mm512_mask_add_epi8(n, _mm512_cmpgt_epi8_mask(h, _mm512_shuffle_epi8(b->t2, cell)), n, one);
+	same = _mm512_cmpeq_epi8_mask(h, _mm512_shuffle_epi8(b->high, n));
+	next = _mm512_shuffle_epi8(b->low, n);
+	if (_mm512_mask_cmpeq_epi8_mask(same, l, next) != 0)
+		return false;
+	n = _mm512_mask_add_epi8(n, _mm512_mask_cmpgt_epi8_mask(same, l, next), n, one);
+	n = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm256_castsi256_si128(b->map)), n);
+	n = _mm512_maddubs_epi16(n, _mm512_set1_epi16(0x0110));
+	_mm256_storeu_si256((__m256i *)out, _mm256_permutexvar_epi16(order, _mm512_cvtepi16_epi8(n)));
+	return true;
+}
+
 static inline __attribute__((always_inline)) void k_encode(const k_book *b, const float *x, size_t n, float c, float r, uint8_t *out)
 {
-	const __m512 thr = b->thr, vc = _mm512_set1_ps(c), vr = _mm512_set1_ps(r);
+	const __m512 thr = b->thr, vc = _mm512_set1_ps(c), vr = _mm512_set1_ps(r), r15 = _mm512_set1_ps(r * 0x1p15f);
+	const bool fine = b->fine && r < FINE_MAX;
 
-	for (size_t i = 0; i < n; i += 32) {
+	for (size_t i = 0; i < n;) {
 		size_t left = n - i < 32 ? n - i : 32;
-		__m512 v = _mm512_maskz_loadu_ps(first16(left), x + i);
-		__m512 w = _mm512_maskz_loadu_ps(left > 16 ? first16(left - 16) : 0, x + i + 16);
-		__m512i p = search16(thr, _mm512_mul_ps(_mm512_sub_ps(v, vc), vr));
-		__m512i q = search16(thr, _mm512_mul_ps(_mm512_sub_ps(w, vc), vr));
-		__m256i codes = _mm256_shuffle_epi8(b->map, join(p, q));
+		__m512 v, w;
+		__m512i p, q;
+		__m256i codes;
+
+		if (n - i >= 64 && fine && fine64(b, x + i, vc, r15, out + i / 2)) {
+			i += 64;
+			continue;
+		}
+		v = _mm512_maskz_loadu_ps(first16(left), x + i);
+		w = _mm512_maskz_loadu_ps(left > 16 ? first16(left - 16) : 0, x + i + 16);
+		p = search16(thr, _mm512_mul_ps(_mm512_sub_ps(v, vc), vr));
+		q = search16(thr, _mm512_mul_ps(_mm512_sub_ps(w, vc), vr));
+		codes = _mm256_shuffle_epi8(b->map, join(p, q));
 
 		if (left < 32) /* the odd last nibble */
 			codes = _mm256_mask_mov_epi8(_mm256_set1_epi8(b->zero), (__mmask32)((1u << left) - 1), codes);
 		store_nibbles(codes, left, out + i / 2);
+		i += 32;
 	}
 }
 

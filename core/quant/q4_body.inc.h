@@ -8,6 +8,7 @@
  *   k_encode(&kbook, x, n, c, r, out)  codes of (x - c) * r
  *   k_encode_range(x, n, c, r, out)    codes clamp(rint((x - c) * r), 0, 15)
  *   k_lut(code, scale, zero, lut)      code[k] * scale (+ *zero unless NULL): the 16 values a block can hold
+ *   k_scales8(x, b, scale, recip)      and K_SCALES8, optional: scales_of below for b a multiple of K_SCALES8
  *   k_decode_f32(lut, codes, n, dst, stream), k_decode_h16(lut, codes, n, dst, stream)
  * A block is read once from memory: what the second pass over it reads lies in the first-level cache (one row of a
  * per-channel tensor longer than PIECE: in the second).  Ordinary symmetric blocks go GROUP at a time: their scales do not
@@ -66,7 +67,7 @@ static bool frame_of(enum ql_q4_mode mode, uint32_t bits, float mn, float mx, st
 static inline bool scales_of(const float *x, size_t b, float scale[GROUP], float recip[GROUP])
 {
 #ifdef K_SCALES8
-	if (b % 8 == 0)
+	if (b % K_SCALES8 == 0)
 		return k_scales8(x, b, scale, recip);
 #endif
 	for (size_t k = 0; k < GROUP; k++) {
