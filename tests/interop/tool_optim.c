@@ -6,6 +6,7 @@
  *   optim_tool schedule NAME STEPS WARMUP MIN_RATIO          the factors, one a line
  *   optim_tool warmup STEPS RATIO                            W as the recipe derives it
  *
+ * QL_TEST_DEVICE=cuda runs on the first GPU (tests/gpu_adam8.py).
  * SPEC: {"tensors": [elements, …], "recipe": {…}, "steps": n, "warmup": W}; every tensor belongs to the first group. */
 #include <fcntl.h>
 #include <math.h>
@@ -44,6 +45,7 @@ static void write_file(const char *dir, const char *name, const void *data, size
 
 static void run(char **argv)
 {
+	bool cuda = getenv("QL_TEST_DEVICE") != NULL && strcmp(getenv("QL_TEST_DEVICE"), "cuda") == 0;
 	struct ql_buf text = read_file(argv[0]), params = read_file(argv[1]), grads = read_file(argv[2]);
 	uint64_t tensors[64], n = params.len / 4, steps, warmup;
 	uint32_t n_tensors;
@@ -64,7 +66,7 @@ static void run(char **argv)
 	warmup = (uint64_t)json_integer_value(json_object_get(spec, "warmup"));
 	if (n_tensors > 64 || grads.len != steps * n * 4)
 		exit(2);
-	check(ql_device_cpu(&d, 2, &e));
+	check(cuda ? ql_device_cuda(&d, 0, &e) : ql_device_cpu(&d, 2, &e));
 	check(d->ops->queue_new(d, &q, &e));
 	check(ql_optim_new(&o, d, q, r.optimizer, r.paged, tensors, n_tensors, n_tensors, &e));
 	check(d->ops->alloc(d, QL_MEM_ADAPTER, n * 4, (void **)&p, &e));
@@ -92,6 +94,7 @@ static void run(char **argv)
 		char *host = malloc(ql_optim_bytes(o));
 
 		check(ql_optim_download(o, q, host, &e));
+		check(d->ops->sync(d, q, &e));
 		write_file(argv[3], "m.u8", host, n);
 		write_file(argv[3], "v.u8", host + n, n);
 		free(host);
