@@ -5,6 +5,22 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/base/utf8.h"
+
+/* Messages quote names from files and are cut to size, within "%.40s" too; JSON carries UTF-8 only.  A cut character at the end goes,
+ * any other byte that is none of a character becomes '?'. */
+static void keep_utf8(char *s)
+{
+	size_t len = ql_utf8_whole(s, strlen(s)), bad;
+
+	s[len] = '\0';
+	while (!ql_utf8_valid(s, len, &bad)) {
+		s[bad] = '?';
+		s += bad + 1;
+		len -= bad + 1;
+	}
+}
+
 int ql_err_setv(struct ql_err *e, int code, const char *fmt, va_list ap)
 {
 	if (e == NULL)
@@ -13,6 +29,7 @@ int ql_err_setv(struct ql_err *e, int code, const char *fmt, va_list ap)
 	e->offset = QL_NO_OFFSET;
 	e->param[0] = '\0';
 	(void)vsnprintf(e->message, sizeof e->message, fmt, ap);
+	keep_utf8(e->message);
 	return code;
 }
 
@@ -52,6 +69,7 @@ int ql_err_param(struct ql_err *e, int code, const char *param, const char *fmt,
 	(void)ql_err_setv(e, code, fmt, ap);
 	va_end(ap);
 	(void)snprintf(e->param, sizeof e->param, "%s", param);
+	keep_utf8(e->param);
 	return code;
 }
 
@@ -110,6 +128,7 @@ int ql_err_prefix(struct ql_err *e, const char *fmt, ...)
 		memcpy(e->message + n, old, len);
 		e->message[n + len] = '\0';
 	}
+	keep_utf8(e->message);
 	return e->code;
 }
 

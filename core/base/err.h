@@ -36,8 +36,9 @@ enum ql_code {
 struct ql_err {
 	int code;          /* enum ql_code */
 	uint64_t offset;   /* byte offset or line in the input, QL_NO_OFFSET if none */
-	char param[64];    /* field, key or tensor name at fault; "" if none */
-	char message[512]; /* for people; always NUL-terminated UTF-8 */
+	char param[64];    /* field, key or tensor name at fault, maybe cut; "" if none */
+	char message[512]; /* for people */
+	/* both are always NUL-terminated UTF-8, whatever they quote and wherever they were cut */
 };
 
 /* Each returns `code`, so that `return ql_err_set(e, QL_EINVAL, "…")` reads well.  e may be NULL. */

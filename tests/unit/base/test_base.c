@@ -121,6 +121,29 @@ static void test_json_limits(void **state)
 	assert_int_equal(ql_json_parse("1", 1, 0, &v, &e), QL_ELIMIT);
 }
 
+/* What an error quotes may be cut anywhere or be no text at all: message and param stay UTF-8, so that JSON can carry them. */
+static void test_err_utf8(void **state)
+{
+	char text[1025];
+	struct ql_err e;
+
+	(void)state;
+	for (size_t i = 0; i < 1024; i += 2)
+		memcpy(text + i, "\xC3\xA9", 3);
+	for (int shift = 0; shift < 4; shift++) { /* each place of a cut in a character of two and of four bytes */
+		(void)ql_err_param(&e, QL_EINVAL, text + 1 - shift % 2, "%.*s%s", shift, "abc", text);
+		assert_true(ql_utf8_valid(e.message, strlen(e.message), NULL) && ql_utf8_valid(e.param, strlen(e.param), NULL));
+		assert_true(strlen(e.message) >= 508 && strlen(e.param) >= 60);
+		(void)ql_err_prefix(&e, "%.*s", 3 + shift, "\xF0\x9F\x99\x82\xF0\x9F\x99\x82");
+		assert_true(ql_utf8_valid(e.message, strlen(e.message), NULL));
+		(void)ql_err_set(&e, QL_EINVAL, "'%.*s' is cut", 5 + shift, "\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9");
+		assert_true(ql_utf8_valid(e.message, strlen(e.message), NULL));
+		assert_non_null(strstr(e.message, shift % 2 == 0 ? "\xC3\xA9?' is cut" : "\xC3\xA9' is cut"));
+	}
+	(void)ql_err_at(&e, QL_EFORMAT, 7, "\xFF%s\x80", "a");
+	assert_string_equal(e.message, "?a?, at byte 7");
+}
+
 /* An I/O vtable whose k-th call (counted over all kinds) fails. */
 static int fault_at, fault_count;
 static int fault(void)
@@ -232,7 +255,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_utf8),	     cmocka_unit_test(test_sha256), cmocka_unit_test(test_sha256_long),
 		cmocka_unit_test(test_philox_vectors), cmocka_unit_test(test_permutation),
-		cmocka_unit_test(test_json_limits),    cmocka_unit_test(test_replace_faults),
+		cmocka_unit_test(test_json_limits),    cmocka_unit_test(test_err_utf8),
+		cmocka_unit_test(test_replace_faults),
 		cmocka_unit_test(test_pool),
 	};
 
