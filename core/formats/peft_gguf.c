@@ -56,7 +56,8 @@ static int widen(const struct ql_gguf_tensor *t, uint64_t rows, uint64_t cols, u
 static int check_half(const struct ql_gguf_tensor *t, uint64_t rows, uint64_t cols, struct ql_err *e)
 {
 	if (t->dtype != QL_F32 && t->dtype != QL_F16 && t->dtype != QL_BF16)
-		return ql_err_param(e, QL_EUNSUPPORTED, t->name, "tensor %s is stored as %s", t->name, ql_dtype_name(t->dtype));
+		return ql_err_param(e, QL_EUNSUPPORTED, t->name, "tensor %s is stored as %s", t->name,
+				    ql_gguf_type_name(t->type_id));
 	if (t->n_dims != 2 || t->ne[0] != cols || t->ne[1] != rows)
 		return ql_err_param(e, QL_ESHAPE, t->name, "tensor %s is not [%llu, %llu]", t->name, (unsigned long long)rows,
 				    (unsigned long long)cols);

@@ -401,6 +401,46 @@ static void bad_tensors(void **state)
 	scratch_close(&s);
 }
 
+/* A GGUF LoRA whose A has a type that is known by size only. */
+static void gguf_type_unknown(void **state)
+{
+	static const char name[] = "blk.0.attn_q.weight.lora_a";
+	struct ql_arch a = tiny_arch();
+	const uint64_t ne_b[2] = {RANK, 64}, ne_a[2] = {64, RANK};
+	static const uint16_t zeros[RANK * 64];
+	struct ql_adapter_file f;
+	struct ql_gguf_writer *w;
+	struct scratch s;
+	struct ql_err e;
+	uint8_t *file, *at;
+	size_t len;
+
+	(void)state;
+	scratch_open(&s);
+	assert_int_equal(ql_gguf_write_new(&w, NULL), QL_OK);
+	assert_int_equal(ql_gguf_write_str(w, "general.type", "adapter", 7, NULL), QL_OK);
+	assert_int_equal(ql_gguf_write_str(w, "general.architecture", "llama", 5, NULL), QL_OK);
+	assert_int_equal(ql_gguf_write_str(w, "adapter.type", "lora", 4, NULL), QL_OK);
+	assert_int_equal(ql_gguf_write_f32(w, "adapter.lora.alpha", 8, NULL), QL_OK);
+	assert_int_equal(ql_gguf_write_tensor(w, "blk.0.attn_q.weight.lora_b", QL_F16, 2, ne_b, NULL), QL_OK);
+	assert_int_equal(ql_gguf_write_tensor(w, name, QL_F16, 2, ne_a, NULL), QL_OK); /* last: it may become shorter */
+	assert_int_equal(ql_gguf_write_begin(w, s.fd, "x.gguf", NULL), QL_OK);
+	assert_int_equal(ql_gguf_write_data(w, zeros, sizeof zeros, NULL), QL_OK);
+	assert_int_equal(ql_gguf_write_data(w, zeros, sizeof zeros, NULL), QL_OK);
+	assert_int_equal(ql_gguf_write_commit(w, NULL), QL_OK);
+	assert_int_equal(ql_adapter_read_gguf(&f, s.fd, "x.gguf", &a, &e), QL_OK);
+	ql_adapter_file_free(&f);
+	file = scratch_read(&s, "x.gguf", &len);
+	at = memmem(file, len, name, sizeof name - 1);
+	assert_non_null(at);
+	at[sizeof name - 1 + 4 + 16] = 9; /* behind n_dims and ne: Q8_1 */
+	scratch_write(&s, "x.gguf", file, len);
+	free(file);
+	assert_int_equal(ql_adapter_read_gguf(&f, s.fd, "x.gguf", &a, &e), QL_EUNSUPPORTED);
+	assert_non_null(strstr(e.message, "Q8_1"));
+	scratch_close(&s);
+}
+
 static void writer_refuses(void **state)
 {
 	struct ql_arch a = tiny_arch();
@@ -433,7 +473,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(round_trips), cmocka_unit_test(patterns),    cmocka_unit_test(golden_config),
 		cmocka_unit_test(configs),     cmocka_unit_test(bad_tensors), cmocka_unit_test(writer_refuses),
-		cmocka_unit_test(fused_modules), cmocka_unit_test(fused_foreign),
+		cmocka_unit_test(fused_modules), cmocka_unit_test(fused_foreign), cmocka_unit_test(gguf_type_unknown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
