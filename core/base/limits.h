@@ -41,6 +41,7 @@
 #define QL_ADAPTER_SLOTS_MAX 1024 /* adapters on the device */
 #define QL_INFER_N_MAX 16
 #define QL_INFER_STOPS_MAX 4
+#define QL_INFER_STOP_TOKENS_MAX 16
 #define QL_INFER_STOP_BYTES_MAX 256
 #define QL_INFER_LOGIT_BIAS_MAX 1024
 #define QL_MESSAGES_MAX 2048

@@ -200,18 +200,47 @@ void ql_infer_free(struct ql_infer *f)
 
 /* ---- from other threads --------------------------------------------------------------------------------------------------------- */
 
-int ql_infer_submit(struct ql_infer *f, const struct ql_infer_request *r, struct ql_err *e)
+/* Tokens become places in rows of logits and of the embedding: each must be one of the vocabulary. */
+static int check_tokens(const struct ql_infer *f, const struct ql_infer_request *r, struct ql_err *e)
 {
-	struct request *q;
-	int rc = QL_OK;
+	for (uint32_t i = 0; i < r->n_prompt; i++)
+		if ((uint32_t)r->prompt[i] >= f->vocab)
+			return ql_err_param(e, QL_EINVAL, "prompt", "token %d of the prompt is not one of the vocabulary", r->prompt[i]);
+	for (uint32_t i = 0; i < r->sampling.n_bias; i++)
+		if ((uint32_t)r->sampling.bias[i].token >= f->vocab)
+			return ql_err_param(e, QL_EINVAL, "logit_bias", "'logit_bias': %d is not a token of the vocabulary",
+					    r->sampling.bias[i].token);
+	for (uint32_t i = 0; i < r->n_stop_tokens; i++)
+		if ((uint32_t)r->stop_tokens[i] >= f->vocab)
+			return ql_err_param(e, QL_EINVAL, "stop_token_ids", "'stop_token_ids': %d is not a token of the vocabulary",
+					    r->stop_tokens[i]);
+	return QL_OK;
+}
 
+static int check_request(const struct ql_infer *f, const struct ql_infer_request *r, struct ql_err *e)
+{
 	if (r->n_prompt == 0)
 		return ql_err_param(e, QL_EINVAL, "prompt", "the prompt is empty");
 	if (r->n_prompt >= f->o.max_context)
 		return ql_err_param(e, QL_ELIMIT, "messages", "the prompt has %u tokens, the context holds %u", r->n_prompt,
 				    f->o.max_context);
+	if (r->max_tokens > f->o.max_context - r->n_prompt) /* it would wait for blocks that never come */
+		return ql_err_param(e, QL_ELIMIT, "messages", "%u tokens behind a prompt of %u are more than the context of %u holds",
+				    r->max_tokens, r->n_prompt, f->o.max_context);
 	if (r->n == 0 || r->n > QL_INFER_N_MAX)
 		return ql_err_param(e, QL_EINVAL, "n", "'n' must be between 1 and %d", QL_INFER_N_MAX);
+	if (r->n_stop_tokens > QL_INFER_STOP_TOKENS_MAX)
+		return ql_err_param(e, QL_EINVAL, "stop_token_ids", "at most %d stop tokens", QL_INFER_STOP_TOKENS_MAX);
+	return check_tokens(f, r, e);
+}
+
+int ql_infer_submit(struct ql_infer *f, const struct ql_infer_request *r, struct ql_err *e)
+{
+	struct request *q;
+	int rc = check_request(f, r, e);
+
+	if (rc != QL_OK)
+		return rc;
 	q = ql_request_new(r, f->tok);
 	if (q == NULL)
 		return ql_err_set(e, QL_ENOMEM, "request");

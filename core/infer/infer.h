@@ -87,7 +87,8 @@ typedef int (*ql_adapter_open)(void *ctx, const char *dir, struct ql_err *e);
 int ql_infer_new(struct ql_infer **out, struct ql_model *m, const struct ql_tok *tok, const struct ql_infer_opts *o,
 		 ql_adapter_open open_dir, void *open_ctx, struct ql_err *e);
 void ql_infer_free(struct ql_infer *f); /* after run returned; open requests get an error event first */
-/* QL_EBUSY: queue full; QL_EINVAL/QL_ELIMIT: does not fit the context (param "messages"). */
+/* QL_EBUSY: queue full; QL_ELIMIT: prompt and max_tokens do not fit the context (param "messages"); QL_EINVAL: n, or a token that is none
+ * of the vocabulary (param "prompt", "logit_bias", "stop_token_ids"). */
 int ql_infer_submit(struct ql_infer *f, const struct ql_infer_request *r, struct ql_err *e);
 void ql_infer_cancel(struct ql_infer *f, uint64_t id);
 void ql_infer_drop_adapter(struct ql_infer *f, const char *name);

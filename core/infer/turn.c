@@ -36,7 +36,7 @@ static void choose(struct ql_infer *f, struct row *w, const float *logits, int32
 	struct ql_token_info info = {.token = best};
 	enum ql_finish reason;
 	struct ql_err e = {0};
-	int32_t barred[QL_EOS_MAX + 32];
+	int32_t barred[QL_EOS_MAX + QL_INFER_STOP_TOKENS_MAX + 2];
 	size_t n_barred = 0;
 
 	if (q->r.max_tokens == 0) {
@@ -51,7 +51,7 @@ static void choose(struct ql_infer *f, struct row *w, const float *logits, int32
 	if (w->n_tokens - q->r.n_prompt < q->r.min_tokens) {
 		for (int i = 0; i < f->m->arch.n_eos; i++)
 			barred[n_barred++] = f->m->arch.eos_ids[i];
-		for (uint32_t i = 0; i < q->r.n_stop_tokens && n_barred < sizeof barred / sizeof *barred - 2; i++)
+		for (uint32_t i = 0; i < q->r.n_stop_tokens; i++)
 			barred[n_barred++] = q->stop_tokens[i];
 		if (ql_tok_eot(f->tok) >= 0)
 			barred[n_barred++] = ql_tok_eot(f->tok);
@@ -109,7 +109,7 @@ static int prefill_chunk(struct ql_infer *f, struct row *w, struct echo *echo, s
 {
 	int32_t *ids, *positions, *slots, *row_slot, *q_begin, *kv_len, *table;
 	const struct request *q = w->req;
-	uint32_t left = q->r.n_prompt - w->n_cached, n = min_u32(left, echo != NULL ? 64 : chunk_size(f));
+	uint32_t left = q->r.n_prompt - w->n_cached, n = min_u32(left, echo != NULL ? min_u32(f->o.max_chunk, 64) : chunk_size(f));
 	struct ql_step_in in = inputs(f, n, 1, &ids, &positions, &slots, &row_slot, &q_begin, &kv_len, &table);
 	int rc;
 
