@@ -4,8 +4,9 @@
  * What is left of the budget is spent where a byte saves most time, layer by layer: first on the main activations (no layer is
  * run again; on an H100 about 7 ms a GB and micro-batch), then on all of them (norms and SwiGLU are not made again; 2 ms), then on dense
  * copies of the 4-bit weights (no expansion before products; 1 ms).  A micro-batch is halved down to 2048 tokens, or the longest
- * example, before layers are recomputed: that costs a few per cent, recomputation a quarter.  When a pass in which every layer keeps
- * its input does not fit, the least number of inputs goes to the host that makes it fit: two buffers stand for all of those. */
+ * example, before layers are recomputed: that costs a few per cent, recomputation a quarter; where the wish rules recomputation out,
+ * it is halved on.  When a pass in which every layer keeps its input does not fit, the least number of inputs goes to the host that
+ * makes it fit: two buffers stand for all of those. */
 #include "core/train/trainer.h"
 
 #include <stdlib.h>
@@ -206,7 +207,7 @@ int ql_train_plan_memory(struct ql_model *m, const struct ql_recipe *r, uint32_t
 		for (uint32_t tokens = want;; tokens = tokens / 2 < least ? least : tokens / 2) {
 			if (plan_for(&q, tokens, effort, out))
 				return QL_OK;
-			if (tokens == least || (effort == WITHOUT_RECOMPUTING && tokens / 2 < FULL_RATE_TOKENS))
+			if (tokens == least || (effort < last && effort == WITHOUT_RECOMPUTING && tokens / 2 < FULL_RATE_TOKENS))
 				break;
 		}
 	return ql_err_set(e, QL_ENODEVMEM, "training needs %llu bytes of device memory%s, %llu are available",

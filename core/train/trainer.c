@@ -77,11 +77,24 @@ static int new_state(struct run *r, struct ql_err *e)
 	return rc == QL_OK ? ql_optim_for_lora(&r->optim, r->lora, c->optimizer, c->paged, e) : rc;
 }
 
+/* Bytes of all allocations on the device. */
+static uint64_t device_used(const struct run *r)
+{
+	struct ql_mem_info info = {0};
+	uint64_t sum = 0;
+
+	if (r->m->dev->ops->mem_info(r->m->dev, &info, NULL) == QL_OK)
+		for (int k = 0; k < QL_MEM_KINDS; k++)
+			sum += info.used[k];
+	return sum;
+}
+
 static int set_up(struct run *r, struct ql_err *e)
 {
 	const struct ql_train_job *j = r->job;
 	uint32_t longest = longest_example(j->data), longest_valid = longest_example(j->valid);
 	struct ql_memory_wish wish = j->memory;
+	uint64_t before = device_used(r), after;
 	struct ql_memory_plan mem;
 	int rc;
 
@@ -95,7 +108,8 @@ static int set_up(struct run *r, struct ql_err *e)
 	if (longest_valid > longest)
 		longest = longest_valid;
 	/* the split into micro-batches decides the bits of sums: a resumed run keeps it */
-	wish.also_available += 16 * r->lora->n_params; /* allocated above */
+	after = device_used(r);
+	wish.also_available += after > before ? after - before : 0; /* adapter and optimiser: the plan counts them again */
 	rc = ql_train_plan_memory(r->m, &j->recipe, longest, (uint32_t)r->st.max_tokens, &wish, &mem, e);
 	if (rc != QL_OK)
 		return rc;

@@ -23,12 +23,13 @@ static int mem_info(struct ql_device *d, struct ql_mem_info *out, struct ql_err 
 static const struct ql_device_ops ops = {.name = "shapes", .mem_info = mem_info};
 static struct ql_device gpu = {.ops = &ops, .act = QL_BF16, .ext_align = 64}, cpu = {.ops = &ops, .act = QL_F32};
 
+static const char config[] =
+	"{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_size\":4096,\"intermediate_size\":14336,"
+	"\"num_hidden_layers\":32,\"num_attention_heads\":32,\"num_key_value_heads\":8,\"vocab_size\":128256,"
+	"\"rms_norm_eps\":1e-5,\"max_position_embeddings\":131072,\"bos_token_id\":1,\"eos_token_id\":2}";
+
 static int plan(struct ql_device *d, uint64_t bytes, int recompute, struct ql_memory_plan *out, struct ql_err *e)
 {
-	static const char config[] =
-		"{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_size\":4096,\"intermediate_size\":14336,"
-		"\"num_hidden_layers\":32,\"num_attention_heads\":32,\"num_key_value_heads\":8,\"vocab_size\":128256,"
-		"\"rms_norm_eps\":1e-5,\"max_position_embeddings\":131072,\"bos_token_id\":1,\"eos_token_id\":2}";
 	struct ql_model m = {.dev = d, .d_q = 4096, .d_kv = 1024};
 	struct ql_memory_wish wish = {.dense = QL_DENSE_NEVER};
 	json_t *o = json_pack("{s:i}", "rank", 16);
@@ -118,6 +119,35 @@ static void test_wish(void **state)
 	assert_true(least(&gpu, QL_RECOMPUTE_OFFLOAD) == least(&gpu, QL_RECOMPUTE_AUTO));
 }
 
+/* Without recomputation the micro-batch shrinks as far as the longest example allows, and the figure of a refusal is the one that does. */
+static void test_off_with_short_examples(void **state)
+{
+	struct ql_memory_wish wish = {.dense = QL_DENSE_NEVER, .recompute = QL_RECOMPUTE_OFF};
+	struct ql_model m = {.dev = &gpu, .d_q = 4096, .d_kv = 1024};
+	struct ql_memory_plan p;
+	struct ql_recipe r;
+	struct ql_err e = {0};
+	json_t *o = json_pack("{s:i}", "rank", 16);
+	unsigned long long need = 0;
+
+	(void)state;
+	assert_int_equal(ql_recipe_parse(&r, o, false, &e), QL_OK);
+	json_decref(o);
+	assert_int_equal(ql_arch_from_config_json(&m.arch, config, sizeof config - 1, &e), QL_OK);
+	r.batch_size = 8;
+	available = 1 << 20;
+	assert_int_equal(ql_train_plan_memory(&m, &r, 200, 0, &wish, &p, &e), QL_ENODEVMEM);
+	assert_int_equal(sscanf(e.message, "training needs %llu bytes", &need), 1);
+	available = (uint64_t)((double)need / 0.9) + 4096; /* a tenth is left alone */
+	if (ql_train_plan_memory(&m, &r, 200, 0, &wish, &p, &e) != QL_OK)
+		fail_msg("%s", e.message);
+	assert_int_equal(p.max_tokens, 200);
+	assert_int_equal(p.keep.all + p.keep.main, LAYERS);
+	available *= 5;
+	assert_int_equal(ql_train_plan_memory(&m, &r, 200, 0, &wish, &p, &e), QL_OK);
+	assert_true(p.max_tokens > 200 && p.max_tokens < 2048);
+}
+
 /* Where the device is the host, inputs gain nothing there: only the wish brings them. */
 static void test_cpu(void **state)
 {
@@ -135,7 +165,8 @@ static void test_cpu(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_last_resort), cmocka_unit_test(test_wish), cmocka_unit_test(test_cpu)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(test_last_resort), cmocka_unit_test(test_wish), cmocka_unit_test(test_cpu),
+					   cmocka_unit_test(test_off_with_short_examples)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
