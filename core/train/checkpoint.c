@@ -13,6 +13,9 @@
 
 #define CSV_MAX QL_MIB(512)
 
+static const char *const files[] = {"adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors",
+				    "step_metrics.csv",	   "trainer.json",		NULL};
+
 void ql_train_state_free(struct ql_train_state *st)
 {
 	json_decref(st->last);
@@ -85,8 +88,6 @@ static int write_state(int dirfd, const struct ql_train_state *st, const json_t 
 int ql_checkpoint_write(int dir, const struct ql_lora_set *lora, const struct ql_optim *o, const struct ql_snapshot *snap,
 			const struct ql_train_state *st, const json_t *identity, const char *base_name, struct ql_manifest *out, struct ql_err *e)
 {
-	static const char *const files[] = {"adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors",
-					    "step_metrics.csv",	   "trainer.json",		NULL};
 	char name[64];
 	int fd = -1, rc;
 
@@ -211,7 +212,7 @@ int ql_checkpoint_read(int dir, const char *name, struct ql_model *m, const json
 	fd = ql_io_open_dir(dir, name, e);
 	if (fd < 0)
 		return fd;
-	rc = ql_manifest_check(fd, NULL, e);
+	rc = ql_manifest_check(fd, NULL, files, e);
 	if (rc == QL_OK)
 		rc = read_state(fd, identity, st, e);
 	if (rc == QL_OK)

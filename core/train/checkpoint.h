@@ -51,10 +51,10 @@ int ql_checkpoint_write(int dir, const struct ql_lora_set *lora, const struct ql
 int ql_checkpoint_read(int dir, const char *name, struct ql_model *m, const json_t *identity, enum ql_optim_kind kind, bool paged,
 		       struct ql_lora_set **lora, struct ql_optim **optim, struct ql_train_state *st, struct ql_err *e);
 
-/* Writes MANIFEST.json for the listed files of an open directory; and checks a directory against its manifest
- * (QL_EFORMAT naming the file).  expect may be NULL. */
+/* Writes MANIFEST.json for the listed files of an open directory; and checks a directory against its manifest, which must name all of
+ * `names` (QL_EFORMAT naming the file).  expect_sha256, the manifest's own digest, may be NULL.  Lists end with NULL. */
 int ql_manifest_write(int dirfd, const char *const *names, struct ql_manifest *out, struct ql_err *e);
-int ql_manifest_check(int dirfd, const char *expect_sha256, struct ql_err *e);
+int ql_manifest_check(int dirfd, const char *expect_sha256, const char *const *names, struct ql_err *e);
 
 void ql_train_state_free(struct ql_train_state *st);
 

@@ -62,7 +62,21 @@ static int check_file(int dirfd, const json_t *f, struct ql_err *e)
 	return QL_OK;
 }
 
-int ql_manifest_check(int dirfd, const char *expect_sha256, struct ql_err *e)
+static bool lists(const json_t *files, const char *name)
+{
+	const json_t *f;
+	size_t i;
+
+	json_array_foreach(files, i, f) {
+		const char *s = json_string_value(json_object_get(f, "name"));
+
+		if (s != NULL && strcmp(s, name) == 0)
+			return true;
+	}
+	return false;
+}
+
+int ql_manifest_check(int dirfd, const char *expect_sha256, const char *const *names, struct ql_err *e)
 {
 	struct ql_buf text = {0};
 	const json_t *files;
@@ -85,6 +99,9 @@ int ql_manifest_check(int dirfd, const char *expect_sha256, struct ql_err *e)
 		rc = ql_err_set(e, QL_EFORMAT, "MANIFEST.json lists no files");
 		goto cleanup;
 	}
+	for (size_t i = 0; rc == QL_OK && names[i] != NULL; i++)
+		if (!lists(files, names[i]))
+			rc = ql_err_param(e, QL_EFORMAT, names[i], "MANIFEST.json does not name %s", names[i]);
 	for (size_t i = 0; rc == QL_OK && i < json_array_size(files); i++)
 		rc = check_file(dirfd, json_array_get(files, i), e);
 cleanup:
