@@ -74,8 +74,8 @@ static int write_state(int dirfd, const struct ql_train_state *st, const json_t 
 	json_t *o = json_pack("{s:i, s:I, s:I, s:I, s:I, s:O?, s:O}", "format", QL_CHECKPOINT_FORMAT, "step", (json_int_t)st->step,
 			      "max_tokens", (json_int_t)st->max_tokens, "tokens", (json_int_t)st->tokens, "targets",
 			      (json_int_t)st->targets, "last", st->last, "identity", identity);
-	bool bad = o == NULL || (st->has_best && (json_object_set_new(o, "best", ql_json_real(st->best)) != 0 ||
-						  json_object_set_new(o, "stale", json_integer((json_int_t)st->stale)) != 0));
+	bool bad = o == NULL || (st->has_best && json_object_set_new(o, "best", ql_json_real(st->best)) != 0) ||
+		   ((st->has_best || st->stale > 0) && json_object_set_new(o, "stale", json_integer((json_int_t)st->stale)) != 0);
 	char *text = bad ? NULL : json_dumps(o, JSON_INDENT(1) | JSON_SORT_KEYS);
 	int rc = text == NULL ? ql_err_set(e, QL_ENOMEM, "trainer.json")
 			      : ql_io_replace(dirfd, "trainer.json", text, strlen(text), e);

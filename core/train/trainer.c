@@ -238,18 +238,20 @@ static int evaluate(struct run *r, size_t n, double *loss, double *accuracy, str
 	return rc;
 }
 
-/* Early stopping counts evaluations that are not better than the best by more than min_delta (transformers' EarlyStoppingCallback). */
+/* Early stopping counts evaluations that are not better than the best by more than min_delta (transformers' EarlyStoppingCallback).
+ * A loss that is no number is not better, and never the best. */
 static void judge(struct run *r, double loss)
 {
 	struct ql_train_state *s = &r->st;
 
-	if (!s->has_best || loss < s->best - r->job->recipe.min_delta)
+	if (isfinite(loss) && (!s->has_best || loss < s->best - r->job->recipe.min_delta))
 		s->stale = 0;
 	else
 		s->stale++;
-	if (!s->has_best || loss < s->best)
+	if (isfinite(loss) && (!s->has_best || loss < s->best)) {
 		s->best = loss;
-	s->has_best = true;
+		s->has_best = true;
+	}
 }
 
 static bool is_stale(const struct run *r) { return r->job->recipe.patience > 0 && r->st.stale >= r->job->recipe.patience; }
@@ -410,8 +412,9 @@ static int loop(struct run *r, struct ql_train_result *out, struct ql_err *e)
 		stop = QL_TRAIN_CANCEL;
 		rc = QL_OK;
 	}
-	out->early = r->st.step < r->total_steps && is_stale(r);
-	out->stopped = r->st.step < r->total_steps && !out->early;
+	/* cancelled behind the last step, while validating: complete, but for its record and its checkpoint */
+	out->stopped = stop == QL_TRAIN_CANCEL || (r->st.step < r->total_steps && !is_stale(r));
+	out->early = !out->stopped && r->st.step < r->total_steps;
 	out->step = r->st.step;
 	out->trained_tokens = r->st.targets;
 	(void)snprintf(out->final_dir, sizeof out->final_dir, "step-%llu", (unsigned long long)r->st.step);
