@@ -15,7 +15,7 @@ struct candidate {
 struct ql_sampler {
 	uint32_t vocab;
 	struct candidate *c;
-	uint16_t *counts; /* occurrences of each token in the row at hand, zero between calls */
+	uint8_t *seen; /* is it in the row at hand?  zero between calls */
 };
 
 int ql_sampler_new(struct ql_sampler **out, uint32_t vocab, struct ql_err *e)
@@ -27,8 +27,8 @@ int ql_sampler_new(struct ql_sampler **out, uint32_t vocab, struct ql_err *e)
 		return ql_err_set(e, QL_ENOMEM, "sampler");
 	s->vocab = vocab;
 	s->c = malloc((size_t)vocab * sizeof *s->c);
-	s->counts = calloc(vocab, sizeof *s->counts);
-	if (s->c == NULL || s->counts == NULL) {
+	s->seen = calloc(vocab, sizeof *s->seen);
+	if (s->c == NULL || s->seen == NULL) {
 		ql_sampler_free(s);
 		return ql_err_set(e, QL_ENOMEM, "sampler for %u tokens", vocab);
 	}
@@ -41,7 +41,7 @@ void ql_sampler_free(struct ql_sampler *s)
 	if (s == NULL)
 		return;
 	free(s->c);
-	free(s->counts);
+	free(s->seen);
 	free(s);
 }
 
@@ -64,22 +64,23 @@ static void penalise(struct ql_sampler *s, float *z, const struct ql_sampling *p
 		for (size_t i = 0; i < n; i++) {
 			int32_t t = history[i];
 
-			if (s->counts[t]++ == 0)
+			if (s->seen[t] == 0)
 				z[t] = z[t] > 0 ? z[t] / r : z[t] * r;
+			s->seen[t] = 1;
 		}
 		for (size_t i = 0; i < n; i++)
-			s->counts[history[i]] = 0;
+			s->seen[history[i]] = 0;
 	}
 	if (p->presence_penalty == 0 && p->frequency_penalty == 0)
 		return;
 	for (size_t i = n_prompt; i < n; i++) {
 		int32_t t = history[i];
 
-		z[t] -= (float)(p->frequency_penalty + (s->counts[t] == 0 ? p->presence_penalty : 0));
-		s->counts[t] = 1;
+		z[t] -= (float)(p->frequency_penalty + (s->seen[t] == 0 ? p->presence_penalty : 0));
+		s->seen[t] = 1;
 	}
 	for (size_t i = n_prompt; i < n; i++)
-		s->counts[history[i]] = 0;
+		s->seen[history[i]] = 0;
 }
 
 static int by_p(const void *a, const void *b)
@@ -91,8 +92,8 @@ static int by_p(const void *a, const void *b)
 	return x->id < y->id ? -1 : 1;
 }
 
-/* The sorted head of the distribution that top_k and top_p leave: candidates above a falling bar are collected until they
- * hold enough probability or number, so the whole vocabulary is rarely sorted. */
+/* The sorted head of the distribution that top_k, top_p and min_p leave: candidates above a falling bar are collected until they hold
+ * enough probability or number, or the bar is below min_p, so the whole vocabulary is rarely sorted. */
 static size_t sorted_head(struct ql_sampler *s, const float *prob, float pmax, double total, const struct ql_sampling *p)
 {
 	static const float bars[] = {1e-2f, 1e-4f, 1e-6f, 0};
@@ -107,7 +108,8 @@ static size_t sorted_head(struct ql_sampler *s, const float *prob, float pmax, d
 				s->c[n++] = (struct candidate){prob[i], (int32_t)i};
 				sum += (double)prob[i];
 			}
-		if ((p->top_k > 0 && n >= p->top_k) || sum >= p->top_p * total)
+		if ((p->top_k > 0 && n >= p->top_k) || sum >= p->top_p * total ||
+		    (p->top_k == 0 && (double)bars[b] <= p->min_p))
 			break;
 	}
 	qsort(s->c, n, sizeof *s->c, by_p);
@@ -140,8 +142,8 @@ int32_t ql_sample(struct ql_sampler *s, float *z, const struct ql_sampling *p, c
 		  size_t n_history, const int32_t *barred, size_t n_barred, uint32_t choice)
 {
 	size_t index = n_history - n_prompt, n;
+	float zmax, T = (float)p->temperature; /* one too small for a float is 0 */
 	double total = 0, run = 0, u;
-	float zmax;
 	uint32_t w[4];
 
 	for (uint32_t i = 0; i < p->n_bias; i++)
@@ -149,11 +151,11 @@ int32_t ql_sample(struct ql_sampler *s, float *z, const struct ql_sampling *p, c
 	penalise(s, z, p, history, n_prompt, n_history);
 	for (size_t i = 0; i < n_barred; i++)
 		z[barred[i]] = -INFINITY;
-	if (p->temperature <= 0 || p->top_p <= 0)
+	if (!(T > 0) || p->top_p <= 0)
 		return argmax(z, s->vocab);
 	zmax = z[argmax(z, s->vocab)];
 	for (uint32_t i = 0; i < s->vocab; i++) {
-		z[i] = expf((z[i] - zmax) / (float)p->temperature);
+		z[i] = expf((z[i] - zmax) / T);
 		total += (double)z[i];
 	}
 	ql_philox((uint32_t)index, (uint32_t)((uint64_t)index >> 32), choice, (uint32_t)QL_RNG_SAMPLE << 24, p->seed, w);
