@@ -65,7 +65,7 @@ struct ql_infer_request {
 	const int32_t *stop_tokens; /* copied */
 	uint32_t n_stop_tokens;
 	bool ignore_eos, echo;
-	uint32_t min_tokens;
+	uint32_t min_tokens; /* as many come before a stop token may, and a stop string may end only behind them */
 	int32_t logprobs; /* -1 none, else number of alternatives */
 	struct ql_infer_events events;
 	void *ctx;

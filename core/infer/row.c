@@ -109,7 +109,7 @@ bool ql_row_take(struct row *w, const struct ql_tok *tok, int32_t token, const s
 		*reason = QL_FINISH_STOP;
 		return true;
 	}
-	if (ql_text_out_push(&w->text, token, &ready, &hit, e) != QL_OK)
+	if (ql_text_out_push(&w->text, token, w->n_tokens - q->r.n_prompt > q->r.min_tokens, &ready, &hit, e) != QL_OK)
 		hit = true;
 	give(w, ready, info, 1);
 	if (hit) {

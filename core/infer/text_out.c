@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "core/text/tok.h"
+
 void ql_text_out_init(struct ql_text_out *t, const struct ql_tok *tok, char *const *stops, uint32_t n_stops)
 {
 	*t = (struct ql_text_out){.stops = stops, .n_stops = n_stops};
@@ -50,10 +52,10 @@ static size_t held_back(const struct ql_text_out *t)
 	return most;
 }
 
-int ql_text_out_push(struct ql_text_out *t, int32_t token, size_t *ready, bool *hit, struct ql_err *e)
+int ql_text_out_push(struct ql_text_out *t, int32_t token, bool may_stop, size_t *ready, bool *hit, struct ql_err *e)
 {
-	int rc = ql_detok_push(&t->detok, token, &t->pending, e);
-	size_t at = find_stop(t);
+	int rc = token < ql_tok_vocab_size(t->detok.tok) ? ql_detok_push(&t->detok, token, &t->pending, e) : QL_OK;
+	size_t at = may_stop ? find_stop(t) : SIZE_MAX;
 
 	*hit = at != SIZE_MAX;
 	*ready = *hit ? at : t->pending.len - held_back(t);

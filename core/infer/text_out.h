@@ -14,9 +14,10 @@ struct ql_text_out {
 
 void ql_text_out_init(struct ql_text_out *t, const struct ql_tok *tok, char *const *stops, uint32_t n_stops);
 void ql_text_out_free(struct ql_text_out *t);
-/* Takes a token.  *ready is how much of pending may be given out now; *hit says that a stop string was found (then ready ends
- * before it, and the rest is dropped). */
-int ql_text_out_push(struct ql_text_out *t, int32_t token, size_t *ready, bool *hit, struct ql_err *e);
+/* Takes a token; one beyond the tokenizer's (a model's table may be longer) has no text.  *ready is how much of pending may be given
+ * out now; *hit says that a stop string was found (then ready ends before it, and the rest is dropped).  may_stop false: a stop string
+ * that ends here does not count (min_tokens); one that a later token completes does. */
+int ql_text_out_push(struct ql_text_out *t, int32_t token, bool may_stop, size_t *ready, bool *hit, struct ql_err *e);
 /* The end of the text: everything left may go (a stop string completed by the flush is still found). */
 int ql_text_out_finish(struct ql_text_out *t, size_t *ready, struct ql_err *e);
 /* Drops the first n bytes of pending. */
