@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define ECHO_PIECE 256 /* tokens of an echoed prompt in one event */
+
 static bool copy_lists(struct request *q, const struct ql_infer_request *r)
 {
 	q->stop_tokens = calloc(r->n_stop_tokens + 1, sizeof *q->stop_tokens);
@@ -124,14 +126,26 @@ bool ql_row_take(struct row *w, const struct ql_tok *tok, int32_t token, const s
 	return true;
 }
 
+/* In pieces: with logprobs an event for a whole long prompt would be too large for a frame.  Ids beyond the tokenizer have no text. */
 int ql_row_echo(struct row *w, const struct ql_tok *tok, const struct ql_token_info *infos, struct ql_err *e)
 {
 	const struct ql_infer_request *r = &w->req->r;
 	struct ql_buf text = {0};
-	int rc = ql_tok_decode(tok, w->tokens, r->n_prompt, true, &text, e);
+	struct ql_detok d;
+	int rc = QL_OK;
 
-	if (rc == QL_OK)
-		r->events.delta(r->ctx, w->choice, text.len > 0 ? text.data : "", text.len, infos, infos != NULL ? r->n_prompt : 0);
+	ql_detok_init(&d, tok, true);
+	for (uint32_t i = 0, begin = 0; rc == QL_OK && i < r->n_prompt; begin = i) {
+		ql_buf_reset(&text);
+		for (; rc == QL_OK && i < r->n_prompt && i - begin < ECHO_PIECE; i++)
+			if (w->tokens[i] < ql_tok_vocab_size(tok))
+				rc = ql_detok_push(&d, w->tokens[i], &text, e);
+		if (rc == QL_OK && i == r->n_prompt && ql_detok_finish(&d, &text) != QL_OK)
+			rc = ql_err_set(e, QL_ENOMEM, "text of the prompt");
+		if (rc == QL_OK)
+			r->events.delta(r->ctx, w->choice, text.len > 0 ? text.data : "", text.len, infos != NULL ? infos + begin : NULL,
+					infos != NULL ? i - begin : 0);
+	}
 	ql_buf_free(&text);
 	return rc;
 }

@@ -169,16 +169,21 @@ int ql_infer_prefill(struct ql_infer *f, struct row *w, struct ql_err *e)
 	const struct ql_infer_request *r = &w->req->r;
 	int rc = r->echo && r->logprobs >= 0 ? echo_prompt(f, w, e) : prefill_chunk(f, w, NULL, e);
 
-	if (rc != QL_OK || w->n_cached < r->n_prompt)
+	if (rc == QL_OK && w->n_cached < r->n_prompt)
+		return QL_OK;
+	if (rc == QL_OK && r->echo && r->logprobs < 0)
+		rc = ql_row_echo(w, f->tok, NULL, e);
+	if (rc == QL_ENOMEM) { /* of this request's own; the others go on */
+		ql_infer_fail(f, w->req, e);
+		return QL_OK;
+	}
+	if (rc != QL_OK)
 		return rc;
 	w->state = ROW_DECODE;
 	if (w->choice == 0)
 		w->req->t_prompt = ql_infer_now();
-	if (r->echo && r->logprobs < 0)
-		rc = ql_row_echo(w, f->tok, NULL, e);
-	if (rc == QL_OK)
-		choose(f, w, f->logits, -1);
-	return rc;
+	choose(f, w, f->logits, -1);
+	return QL_OK;
 }
 
 int ql_infer_decode(struct ql_infer *f, struct ql_err *e)
