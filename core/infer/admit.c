@@ -39,7 +39,8 @@ static bool take_blocks(struct ql_infer *f, struct row *w)
 	}
 	while (w->n_blocks < total)
 		w->blocks[w->n_blocks++] = ql_blocks_take(f->blocks);
-	w->req->cached_tokens += w->n_cached;
+	if (w->choice == 0) /* the other choices share what this one makes */
+		w->req->cached_tokens = w->n_cached;
 	return true;
 }
 
@@ -68,8 +69,11 @@ void ql_infer_admit(struct ql_infer *f)
 		w = &q->rows[q->n_admitted];
 		if (!take_blocks(f, w))
 			return; /* in order: nobody overtakes */
-		if (q->n_admitted++ == 0)
+		if (q->n_admitted == 0)
 			q->t_admit = q->t_prompt = ql_infer_now();
+		(void)pthread_mutex_lock(&f->lock);
+		f->n_waiting -= q->n_admitted++ == 0;
+		(void)pthread_mutex_unlock(&f->lock);
 		w->state = ROW_PREFILL;
 		f->running[f->n_running++] = w;
 		return;

@@ -125,7 +125,7 @@ static void unlink_request(struct ql_infer *f, struct request *q)
 	while (*p != q)
 		p = &(*p)->next;
 	*p = q->next;
-	f->n_waiting--;
+	f->n_waiting -= q->n_admitted == 0;
 	(void)pthread_mutex_unlock(&f->lock);
 	if (q->adapter != NULL) {
 		ql_gate_enter(f->m->gate, QL_GATE_INFER); /* a dropped adapter is freed by its last user */
@@ -298,7 +298,7 @@ void ql_infer_stats(struct ql_infer *f, struct ql_infer_stats *out)
 {
 	(void)pthread_mutex_lock(&f->lock);
 	*out = f->stats;
-	out->waiting = f->n_waiting > out->running ? f->n_waiting - out->running : 0;
+	out->waiting = f->n_waiting;
 	(void)pthread_mutex_unlock(&f->lock);
 }
 

@@ -16,7 +16,7 @@ struct ql_infer;
 
 struct ql_infer_opts {
 	uint32_t max_rows;	/* rows decoded together */
-	uint32_t max_waiting;	/* requests in the queue */
+	uint32_t max_waiting;	/* requests in the queue; those that run do not count */
 	uint32_t kv_tokens;	/* cached tokens in all; 0 = chosen from memory */
 	uint32_t max_context;	/* 0 = the model's */
 	uint32_t adapter_slots; /* adapters on the device */
@@ -33,7 +33,7 @@ struct ql_token_info {
 };
 
 /* What a request used.  The times are of its first row: from submit to admission, and from there to the end of its prompt. */
-struct ql_infer_usage {
+struct ql_infer_usage { /* cached_tokens: of the prompt, found in the cache when the first choice began */
 	uint64_t prompt_tokens, completion_tokens, cached_tokens;
 	double queue_s, prefill_s;
 };
@@ -75,7 +75,8 @@ struct ql_infer_request {
 #define QL_INFER_TURN_BUCKETS 17
 
 struct ql_infer_stats {
-	uint32_t running, waiting, blocks_held, blocks;
+	uint32_t running, waiting; /* rows; requests */
+	uint32_t blocks_held, blocks;
 	uint64_t prompt_tokens, generated_tokens, cached_tokens;
 	uint64_t turns[QL_INFER_TURN_BUCKETS], turn_tokens;
 	uint64_t adapters_in, adapters_out; /* loaded to the device, put out to make room or dropped */

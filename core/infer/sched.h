@@ -33,7 +33,7 @@ struct ql_infer {
 	pthread_mutex_t lock; /* the rest */
 	pthread_cond_t wake;
 	struct request *inbox, **inbox_end;
-	uint32_t n_waiting;
+	uint32_t n_waiting; /* requests of which no row was admitted */
 	bool stopping, cancel_seen;
 	char drops[DROPS_MAX][256];
 	uint32_t n_drops;
