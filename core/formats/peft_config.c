@@ -217,7 +217,7 @@ static int regex_matches(const char *key, const char *before, const char *patter
 		rc = ql_err_set(e, QL_ENOMEM, "no memory for a pattern");
 		goto cleanup;
 	}
-	(void)pcre2_set_match_limit(mc, 100000);
+	(void)pcre2_set_match_limit(mc, 10000); /* a file may bring thousands of patterns for each module */
 	(void)pcre2_set_depth_limit(mc, 1000);
 	(void)pcre2_set_heap_limit(mc, 1024);
 	n = pcre2_match(code, (PCRE2_SPTR)name, strlen(name), 0, PCRE2_ANCHORED, md, mc);
