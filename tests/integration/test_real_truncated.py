@@ -153,3 +153,31 @@ def test_adapters_cut_anywhere(made, kind):
     r = d.post("/v1/load_lora_adapter", {"lora_name": "whole", "lora_path": file})
     assert r.status == 200, r
     assert d.post("/v1/unload_lora_adapter", {"lora_name": "whole"}).status == 200
+
+
+def test_adapters_whose_names_are_cut_or_no_text(made):
+    """A refusal quotes what was uploaded, cut to size and maybe within a character, or bytes that are no text: the engine says so and lives."""
+    d, _, lora, tar = made
+    with tarfile.open(fileobj=io.BytesIO(tar)) as t:
+        files = {m.name: t.extractfile(m).read() for m in t}
+    config = json.loads(files["adapter_config.json"])
+    header = json.dumps({"é" * 40: {"dtype": "Q9", "shape": [1], "data_offsets": [0, 4]}}, ensure_ascii=False).encode()
+
+    def archive(**changed):
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w") as t:
+            for name, data in {"adapter_config.json": json.dumps({**config, **changed.get("config", {})}, ensure_ascii=False).encode(),
+                               "adapter_model.safetensors": changed.get("tensors", files["adapter_model.safetensors"])}.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                t.addfile(info, io.BytesIO(data))
+        return out.getvalue()
+
+    engines = sum("engine: started" in line for line in d.log)
+    for data in (archive(config={"rank_pattern": {"a" * 59 + "éé": 0}}), archive(config={"rank_pattern": {"é" * 200: 0}}),
+                 archive(config={"target_modules": ["a" * 79 + "é"]}),
+                 archive(tensors=struct.pack("<Q", len(header)) + header + bytes(4)), lora.replace(b"adapter", b"adapt\xff\xc3", 1)):
+        file = d.upload(data, purpose="user_data", filename="adapter.bin").json["id"]
+        r = d.post("/v1/load_lora_adapter", {"lora_name": "cut", "lora_path": file})
+        assert r.status == 400 and r.error["message"], r
+    assert d.get("/health").json["status"] == "ok" and sum("engine: started" in line for line in d.log) == engines
