@@ -1,5 +1,4 @@
 /* compare.c - qlorad compare: two containers, tensor by tensor and by name. */
-#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -127,7 +126,7 @@ static int compare_one(const struct ql_tset *sa, const struct ql_tset *sb, const
 	r = ql_quant_error_of(&s);
 	add_sums(&t->all, &s);
 	t->compared++;
-	t->above += !(r.rel_rmse <= t->limit);
+	t->above += isfinite(t->limit) && !(r.rel_rmse <= t->limit);
 	report(t, a, b->type, NULL, &r);
 	return QL_OK;
 }
@@ -180,7 +179,7 @@ static void finish(struct totals *t)
 int tool_compare(int argc, char **argv)
 {
 	struct ql_tset *a = NULL, *b = NULL;
-	struct totals t = {.limit = DBL_MAX};
+	struct totals t = {.limit = INFINITY};
 	struct ql_err e = {0};
 	bool bad = false, json;
 	const char *limit;

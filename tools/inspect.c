@@ -62,7 +62,7 @@ static json_t *scalar(enum ql_gguf_type type, const uint8_t **p)
 		v = text((const char *)*p, u);
 		*p += u;
 		return v;
-	default: return json_integer((json_int_t)u);
+	default: return u <= INT64_MAX ? json_integer((json_int_t)u) : json_real((double)u);
 	}
 }
 

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "core/base/io.h"
 #include "core/base/json.h"
@@ -89,6 +90,21 @@ static int write_config(const struct tool_job *j, struct ql_err *e)
 	return rc;
 }
 
+/* Before the work: the result's name must be free, and so must the one it has while it is made; what lies there is somebody's. */
+static int check_free(int parent, const char *name, struct ql_err *e)
+{
+	char tmp[200];
+
+	if (!ql_io_name_ok(name))
+		return ql_err_set(e, QL_EINVAL, "bad directory name");
+	if (faccessat(parent, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+		return ql_err_set(e, QL_EEXIST, "%s already exists", name);
+	(void)snprintf(tmp, sizeof tmp, "%s.tmp", name);
+	if (faccessat(parent, tmp, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+		return ql_err_set(e, QL_EEXIST, "%s is in the way: remove it, or give the result another name", tmp);
+	return QL_OK;
+}
+
 int tool_write_dir(struct tool_job *j, struct ql_err *e)
 {
 	int parent = j->dirfd, rc;
@@ -100,9 +116,9 @@ int tool_write_dir(struct tool_job *j, struct ql_err *e)
 	for (size_t i = 0; i < ql_tset_count(j->in); i++)
 		if (ql_tset_at(j->in, i)->q4 != NULL)
 			return ql_err_set(e, QL_EUNSUPPORTED, "%.200s is quantised already", j->in_path);
-	if (!ql_io_name_ok(name))
-		return ql_err_set(e, QL_EINVAL, "bad directory name");
-	rc = ql_io_dir_begin(parent, name, &j->dirfd, e);
+	rc = check_free(parent, name, e);
+	if (rc == QL_OK)
+		rc = ql_io_dir_begin(parent, name, &j->dirfd, e);
 	if (rc != QL_OK) {
 		j->dirfd = parent;
 		return rc;

@@ -123,7 +123,7 @@ static int measure(struct job *j, struct ql_perplexity *r, struct ql_err *e)
 	if (rc == QL_OK && strcmp(j->device, "cpu") == 0)
 		rc = ql_device_cpu(&j->dev, j->threads, e);
 	else if (rc == QL_OK)
-		rc = ql_device_cuda(&j->dev, j->device[4] == ':' ? atoi(j->device + 5) : 0, e);
+		rc = ql_device_cuda(&j->dev, j->device[4] == ':' ? (int)tool_number(j->device + 5, 0, 1023) : 0, e);
 	if (rc == QL_OK)
 		rc = ql_model_load(&j->model, j->dev, j->source, &j->load, e);
 	if (rc == QL_OK)
@@ -166,23 +166,14 @@ static void print(const struct job *j, const struct ql_perplexity *r, double sec
 	json_decref(o);
 }
 
-/* A whole number in [min, max], or -1. */
-static long number(const char *s, long min, long max)
-{
-	char *end;
-	long v = strtol(s, &end, 10);
-
-	return end == s || *end != '\0' || v < min || v > max ? -1 : v;
-}
-
 static bool parse(struct job *j, int *argc, char **argv)
 {
 	bool bad = false;
 	const char *block = tool_option(argc, argv, "--block", &bad), *twice = tool_option(argc, argv, "--double-quant", &bad);
 	const char *context = tool_option(argc, argv, "--context", &bad), *windows = tool_option(argc, argv, "--windows", &bad);
 	const char *threads = tool_option(argc, argv, "--threads", &bad);
-	long b = block == NULL ? 64 : number(block, 32, 4096), c = context == NULL ? 512 : number(context, 4, QL_CONTEXT_MAX);
-	long w = windows == NULL ? 0 : number(windows, 1, INT32_MAX), t = threads == NULL ? 0 : number(threads, 1, 256);
+	long b = block == NULL ? 64 : tool_number(block, 32, 4096), c = context == NULL ? 512 : tool_number(context, 4, QL_CONTEXT_MAX);
+	long w = windows == NULL ? 0 : tool_number(windows, 1, INT32_MAX), t = threads == NULL ? 0 : tool_number(threads, 1, 256);
 
 	j->weights = tool_option(argc, argv, "--weights", &bad);
 	j->adapter_path = tool_option(argc, argv, "--adapter", &bad);
@@ -202,7 +193,8 @@ static bool parse(struct job *j, int *argc, char **argv)
 		return (void)fprintf(stderr, "qlorad perplexity: --weights %s: stored, nf4, fp4 or int4\n", j->weights), false;
 	if (j->load.as_stored && (block != NULL || twice != NULL))
 		return (void)fprintf(stderr, "qlorad perplexity: --block and --double-quant go with --weights nf4, fp4 or int4\n"), false;
-	if (strcmp(j->device, "cpu") != 0 && (strncmp(j->device, "cuda", 4) != 0 || (j->device[4] != '\0' && j->device[4] != ':')))
+	if (strcmp(j->device, "cpu") != 0 && (strncmp(j->device, "cuda", 4) != 0 ||
+						(j->device[4] != '\0' && (j->device[4] != ':' || tool_number(j->device + 5, 0, 1023) < 0))))
 		return (void)fprintf(stderr, "qlorad perplexity: --device %s: cpu, cuda or cuda:N\n", j->device), false;
 	j->load.quant.blocksize = (uint32_t)b;
 	j->load.quant.nested = twice == NULL || strcmp(twice, "on") == 0;

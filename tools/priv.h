@@ -2,6 +2,7 @@
 #ifndef QL_TOOLS_PRIV_H
 #define QL_TOOLS_PRIV_H
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -21,6 +22,9 @@ const char *tool_option(int *argc, char **argv, const char *name, bool *bad);
 bool tool_flag(int *argc, char **argv, const char *name);
 /* argv must now be the name and `want` plain arguments; prints what is wrong and returns false otherwise. */
 bool tool_args_ok(int argc, char **argv, int want, bool bad);
+/* A whole decimal number in [min, max], min ≥ 0; -1 for anything else. */
+long tool_number(const char *s, long min, long max);
+json_t *tool_path_json(const char *path); /* a path as JSON carries it */
 int tool_fail(const char *cmd, const struct ql_err *e); /* prints, returns TOOL_FAILED */
 
 /* A line on stderr when that is a terminal: percent and what is being done. */

@@ -2,12 +2,13 @@
 #include "tools/tools.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "tools/priv.h"
 
-int ql_tools_main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
 	if (strcmp(argv[0], "inspect") == 0)
 		return tool_inspect(argc, argv);
@@ -19,6 +20,32 @@ int ql_tools_main(int argc, char **argv)
 		return tool_write(argc, argv);
 	(void)fprintf(stderr, "qlorad: unknown command '%s'\n", argv[0]);
 	return TOOL_USAGE;
+}
+
+/* An answer that did not reach its reader (a full disk, a closed pipe) is no answer. */
+int ql_tools_main(int argc, char **argv)
+{
+	int status = run(argc, argv);
+
+	if (status == TOOL_USAGE || (fflush(stdout) == 0 && !ferror(stdout)))
+		return status;
+	(void)fprintf(stderr, "qlorad %s: standard output could not be written\n", argv[0]);
+	return TOOL_FAILED;
+}
+
+long tool_number(const char *s, long min, long max)
+{
+	char *end;
+	long v = strtol(s, &end, 10);
+
+	return end == s || *end != '\0' || v < min || v > max ? -1 : v;
+}
+
+json_t *tool_path_json(const char *path)
+{
+	json_t *v = json_string(path);
+
+	return v != NULL ? v : json_string("(not UTF-8)");
 }
 
 static void drop(int *argc, char **argv, int at, int n)

@@ -193,9 +193,9 @@ static bool parse(struct tool_job *j, int *argc, char **argv, int *threads)
 	j->json = tool_flag(argc, argv, "--json");
 	if (!tool_args_ok(*argc, argv, 2, bad))
 		return false;
-	*threads = count != NULL ? atoi(count) : (int)sysconf(_SC_NPROCESSORS_ONLN);
+	*threads = count != NULL ? (int)tool_number(count, 1, 256) : (int)sysconf(_SC_NPROCESSORS_ONLN);
 	j->q4 = (struct ql_q4_opts)QL_Q4_OPTS_DEFAULT;
-	j->q4.blocksize = block != NULL ? (uint32_t)strtoul(block, NULL, 10) : 64;
+	j->q4.blocksize = block == NULL ? 64 : tool_number(block, 32, 4096) < 0 ? 0 : (uint32_t)tool_number(block, 32, 4096);
 	j->q4.nested = twice == NULL || strcmp(twice, "on") == 0;
 	if (!quantize && (block != NULL || twice != NULL || j->type_name != NULL))
 		return (void)fprintf(stderr, "qlorad convert: --type, --block and --double-quant belong to quantize\n"), false;
@@ -255,7 +255,7 @@ static int summary(const struct tool_job *j, const char *out, struct ql_err *e)
 		elements += ql_tset_at(made, i)->n;
 		bytes += ql_tset_at(made, i)->bytes;
 	}
-	o = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I}", "in", j->in_path, "out", out, "kind",
+	o = json_pack("{s:o, s:o, s:s, s:I, s:I, s:I, s:I}", "in", tool_path_json(j->in_path), "out", tool_path_json(out), "kind",
 		      ql_tset_kind_name(ql_tset_kind(made)), "tensors", (json_int_t)ql_tset_count(made), "left_out",
 		      (json_int_t)j->left_out, "elements", (json_int_t)elements, "bytes", (json_int_t)bytes);
 	if (elements > 0)

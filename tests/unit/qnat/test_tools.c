@@ -1,5 +1,7 @@
 /* test_tools.c - the file tools from the command line on a tiny model: every container to every other, exit statuses. */
 #include <math.h>
+#include <stdio_ext.h>
+#include <sys/stat.h>
 
 #include "core/formats/source.h"
 #include "core/qnat/tset.h"
@@ -154,6 +156,12 @@ static void test_directory(void **ctx)
 	assert_true(scratch_has(&dir, "model/tokenizer_config.json"));
 	(void)snprintf(line, sizeof line, "quantize %s @model/ --type nf4", in.path);
 	assert_int_equal(tool(line), 1); /* it is there already */
+	assert_int_equal(mkdirat(dir.fd, "taken.tmp", 0700), 0);
+	scratch_write(&dir, "mine", "x", 1);
+	assert_int_equal(renameat(dir.fd, "mine", dir.fd, "taken.tmp/mine"), 0);
+	(void)snprintf(line, sizeof line, "quantize %s @taken/ --type nf4", in.path);
+	assert_int_equal(tool(line), 1); /* not over somebody's directory */
+	assert_true(scratch_has(&dir, "taken.tmp/mine") && !scratch_has(&dir, "taken"));
 	(void)snprintf(line, sizeof line, "quantize %s @other/ --type q8_0", in.path);
 	assert_int_equal(tool(line), 1);
 	assert_int_equal(tool("quantize @a.gguf @other/ --type nf4"), 1);
@@ -248,6 +256,10 @@ static void test_refusals(void **ctx)
 	assert_int_equal(tool("quantize @a.gguf @x.gguf --type q9"), 64);
 	assert_int_equal(tool("quantize @a.gguf @x.bin --type nf4"), 64);
 	assert_int_equal(tool("quantize @a.gguf @x.safetensors --type nf4 --block 63"), 64);
+	assert_int_equal(tool("quantize @a.gguf @x.safetensors --type nf4 --block 64k"), 64);
+	assert_int_equal(tool("quantize @a.gguf @x.safetensors --type nf4 --block 4294967360"), 64);
+	assert_int_equal(tool("quantize @a.gguf @x.safetensors --type nf4 --threads 2x"), 64);
+	assert_int_equal(tool("perplexity @a.gguf @a.gguf --device cuda:x"), 64);
 	assert_int_equal(tool("quantize @a.gguf @x.gguf --type q4_0 --block 64"), 64);
 	assert_int_equal(tool("quantize @a.gguf @x.gguf --type"), 64);
 	assert_int_equal(tool("convert @a.gguf @x.gguf --type f16"), 64);
@@ -269,9 +281,29 @@ static void test_refusals(void **ctx)
 	assert_false(scratch_has(&dir, "x.safetensors"));
 }
 
+static void test_full_disk(void **ctx)
+{
+	int keep = dup(1), fd = open("/dev/full", O_WRONLY | O_CLOEXEC), status;
+	char name[] = "inspect", json[] = "--json", path[128], *argv[] = {name, path, json, NULL};
+
+	(void)ctx;
+	assert_true(keep >= 0 && fd >= 0);
+	(void)snprintf(path, sizeof path, "%s/a.gguf", dir.path);
+	(void)fflush(stdout);
+	(void)dup2(fd, 1);
+	status = ql_tools_main(3, argv);
+	__fpurge(stdout);
+	clearerr(stdout);
+	(void)dup2(keep, 1);
+	(void)close(keep);
+	(void)close(fd);
+	assert_int_equal(status, 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_full_disk, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_bnb, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_qnat_tools, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_gguf, setup, teardown),
