@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <time.h>
 
+#define SHARED_SECONDS 10
+
 struct ql_gate {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
@@ -13,6 +15,7 @@ struct ql_gate {
 	unsigned long train_next, train_turn; /* trainers go in order of arrival */
 	double target, since, train_s, infer_s;
 	double debt; /* seconds the trainer may still run before it must yield again */
+	double infer_left; /* when inference was inside last; 0 = never */
 };
 
 static double now_s(void)
@@ -84,6 +87,7 @@ static void leave_locked(struct ql_gate *g, enum ql_gate_side side)
 	} else {
 		g->infer_s += t;
 		g->debt = t < g->target ? g->target - t : 0;
+		g->infer_left = g->since + t;
 	}
 	g->held = false;
 	(void)pthread_cond_broadcast(&g->changed);
@@ -101,6 +105,16 @@ void ql_gate_leave(struct ql_gate *g, enum ql_gate_side side)
 	(void)pthread_mutex_lock(&g->lock);
 	leave_locked(g, side);
 	(void)pthread_mutex_unlock(&g->lock);
+}
+
+bool ql_gate_shared(struct ql_gate *g)
+{
+	bool shared;
+
+	(void)pthread_mutex_lock(&g->lock);
+	shared = g->infer_waiting > 0 || (g->infer_left > 0 && now_s() - g->infer_left < SHARED_SECONDS);
+	(void)pthread_mutex_unlock(&g->lock);
+	return shared;
 }
 
 bool ql_gate_yield(struct ql_gate *g)

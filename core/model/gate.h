@@ -20,6 +20,8 @@ void ql_gate_free(struct ql_gate *g);
 void ql_gate_set_target(struct ql_gate *g, double target_s);
 void ql_gate_enter(struct ql_gate *g, enum ql_gate_side side);
 void ql_gate_leave(struct ql_gate *g, enum ql_gate_side side);
+/* Does inference wait, or was it inside within the last ten seconds?  Then long work is worth cutting. */
+bool ql_gate_shared(struct ql_gate *g);
 /* Trainer only, while inside.  True if it stood aside. */
 bool ql_gate_yield(struct ql_gate *g);
 /* Seconds each side held the gate. */

@@ -1,4 +1,4 @@
-/* pass_priv.h - the buffers of a pass, shared by pass.c (memory, loss) and layer.c (one layer's ops). */
+/* pass_priv.h - the buffers of a pass, shared by pass_mem.c (their memory), pass.c (the run), layer.c (one layer's ops), offload.c. */
 #ifndef QL_MODEL_PASS_PRIV_H
 #define QL_MODEL_PASS_PRIV_H
 
@@ -33,6 +33,7 @@ struct ql_pass {
 	/* buffers of the backward pass that never live at once share memory (pass.c); d(gate|up) is written over gate|up */
 	struct ql_tensor x_last, dres, dt, dqkv, dh, dn, d_o, hidden; /* dt: gradient of t1 or t2 */
 	float *rstd_last, *nll;
+	int32_t *loss_rows; /* host [max_tokens]: rows of slices of the loss */
 	int32_t *ids, *positions, *cu, *rows, *labels, *argmax;
 	struct offload off;
 	/* the running batch */

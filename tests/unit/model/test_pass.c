@@ -343,6 +343,60 @@ static void test_cached_is_full(void **state)
 	fx_close(&f);
 }
 
+static const struct ql_device_ops *real_ops;
+static unsigned losses;
+
+static int counted_loss(struct ql_device *d, struct ql_queue *q, const struct ql_xent *a, struct ql_err *e)
+{
+	losses++;
+	return real_ops->cross_entropy(d, q, a, e);
+}
+
+/* While inference comes and goes the CPU takes the loss in slices: more ops, the same bits. */
+static void test_loss_in_slices(void **state)
+{
+	static const char config[] = /* a head that outweighs the layers */
+		"{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_size\":64,\"intermediate_size\":96,"
+		"\"num_hidden_layers\":3,\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":1000,\"rms_norm_eps\":1e-5,"
+		"\"max_position_embeddings\":256,\"bos_token_id\":1,\"eos_token_id\":2,\"tie_word_embeddings\":true}";
+	const uint32_t lens[] = {90, 3, 60, 80};
+	struct ql_device_ops ops;
+	struct scratch own;
+	struct fx_batch x;
+	struct fx f;
+	struct ql_lora_set *lora;
+	float *g[2];
+	double l[2];
+
+	(void)state;
+	scratch_open(&own);
+	fx_write_config(&own, config);
+	fx_open(&f, &own, 2);
+	real_ops = f.dev->ops;
+	ops = *real_ops;
+	ops.cross_entropy = counted_loss;
+	f.dev->ops = &ops;
+	lora = fx_lora(&f, false);
+	fx_batch(&x, lens, 4, 3);
+	for (int i = 0; i < 2; i++) {
+		g[i] = malloc((size_t)lora->n_params * 4);
+		losses = 0;
+		l[i] = run(&f, &x.b, lora, QL_KEEP_MAIN, NULL, g[i]);
+		if (f.dev->act == QL_F32)
+			assert_int_equal(losses, i == 0 ? 1 : (x.b.n_targets + 23) / 24);
+		ql_gate_enter(f.m->gate, QL_GATE_INFER); /* somebody is there */
+		ql_gate_leave(f.m->gate, QL_GATE_INFER);
+	}
+	assert_memory_equal(&l[0], &l[1], sizeof l[0]);
+	assert_memory_equal(g[0], g[1], (size_t)lora->n_params * 4);
+	free(g[0]);
+	free(g[1]);
+	f.dev->ops = real_ops;
+	ql_lora_free(lora);
+	fx_close(&f);
+	scratch_close(&own);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -351,7 +405,8 @@ int main(void)
 		cmocka_unit_test(test_cached_is_full),
 	};
 
-	int failed = 0;
+	const struct CMUnitTest once[] = {cmocka_unit_test(test_loss_in_slices)};
+	int failed = cmocka_run_group_tests(once, NULL, NULL);
 
 	for (which = 0; which < sizeof configs / sizeof configs[0]; which++) {
 		print_message("%.60s…\n", configs[which]);
