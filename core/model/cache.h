@@ -1,10 +1,11 @@
 /* cache.h - the 4-bit form of a base model on disk, and in host memory while the model is loaded.
  *
  * cache/base-<id>.safetensors holds the quantised linears in bitsandbytes' layout (formats.md §4): per tensor X.weight
- * (U8 [ceil(n/2), 1]), .absmax, .quant_map, .nested_absmax, .nested_quant_map and .quant_state.bitsandbytes__nf4; so
- * transformers can load it.  <id> is the first 24 digits of SHA-256(source hash, quantisation settings, layout version).
- * cache/source-<id>.json remembers a source's SHA-256 by path, size, mtime and inode of its files, so that a warm start need not read
- * 16 GB to know what it is.  Both are untrusted when read: parsed with the same limits, checked, rebuilt when wrong. */
+ * (U8 [ceil(n/2), 1]), .absmax, .quant_map, .quant_state.bitsandbytes__nf4 and, double-quantised, .nested_absmax and
+ * .nested_quant_map, so transformers can load it; and in __metadata__, under X.weight, the SHA-256 of these.  <id> is the first 24
+ * digits of SHA-256(source hash, quantisation settings, layout version).  cache/source-<id>.json remembers a source's SHA-256 by path,
+ * size, mtime and inode of its files, so that a warm start need not read 16 GB to know what it is.  Both are untrusted when read:
+ * parsed with the same limits, digests compared, rebuilt when wrong. */
 #ifndef QL_MODEL_CACHE_H
 #define QL_MODEL_CACHE_H
 
