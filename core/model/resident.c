@@ -28,7 +28,8 @@ uint32_t ql_model_dense_hold(struct ql_model *m, uint32_t n_layers, struct ql_er
 {
 	if (m->dev->ops->weight_resident == NULL)
 		return 0;
-	for (uint32_t l = 0; l < n_layers && l < m->arch.num_hidden_layers; l++) {
+	n_layers = n_layers < m->arch.num_hidden_layers ? n_layers : m->arch.num_hidden_layers; /* as many may be released */
+	for (uint32_t l = 0; l < n_layers; l++) {
 		struct ql_layer *w = &m->layers[l];
 		int rc = QL_OK;
 
