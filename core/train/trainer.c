@@ -5,45 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-struct run {
-	const struct ql_train_job *job;
-	struct ql_model *m;
-	struct ql_lora_set *lora;
-	struct ql_optim *optim;
-	struct ql_pass *pass;
-	struct ql_plan plan, valid_plan;
-	struct ql_step_batches batches;
-	struct ql_train_state st;
-	uint64_t total_steps, warmup;
-	uint32_t logging_steps;
-	float *nll;
-	struct ql_snapshot snap;
-	int32_t *argmax;
-	double last_snapshot, seconds_sum;
-	uint64_t steps_timed, last_checkpoint;
-	uint32_t dense_layers; /* held */
-};
-
-static double now_s(void)
-{
-	struct timespec t;
-
-	(void)clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static enum ql_train_stop asked_to_stop(const struct run *r) { return r->job->events.stop(r->job->events.ctx); }
-
-/* Σ NLL in fp64 and correct predictions of one micro-batch. */
-static void tally(const struct run *r, const struct ql_batch *b, double *nll, uint64_t *correct)
-{
-	for (uint32_t i = 0; i < b->n_targets; i++) {
-		*nll += (double)r->nll[i];
-		*correct += r->argmax[i] == b->labels[i];
-	}
-}
+#include "core/base/clock.h"
+#include "core/train/run.h"
 
 /* ---- setting up --------------------------------------------------------------------------------------------------------- */
 
@@ -173,8 +137,8 @@ static int gradients(struct run *r, struct ql_train_metrics *t, struct ql_err *e
 		rc = ql_pass_run(r->pass, &r->batches.micro[i], r->lora, &drop, (float)(1.0 / (double)r->batches.n_targets), true,
 				 r->nll, r->argmax, e);
 		if (rc == QL_OK)
-			tally(r, &r->batches.micro[i], &nll, &correct);
-		if (rc == QL_OK && asked_to_stop(r) == QL_TRAIN_CANCEL)
+			ql_run_tally(r, &r->batches.micro[i], &nll, &correct);
+		if (rc == QL_OK && ql_run_asked_to_stop(r) == QL_TRAIN_CANCEL)
 			rc = ql_err_set(e, QL_ECANCELLED, "cancelled");
 	}
 	t->tokens = r->batches.n_tokens;
@@ -212,111 +176,7 @@ static int update(struct run *r, struct ql_train_metrics *t, struct ql_err *e)
 	return rc == QL_OK ? op->sync(d, r->m->queue, e) : rc;
 }
 
-/* Loss and accuracy over the first n validation examples: ΣNLL/ΣN, no gradients, no random numbers. */
-static int evaluate(struct run *r, size_t n, double *loss, double *accuracy, struct ql_err *e)
-{
-	size_t count = ql_dataset_count(r->job->valid), step = r->job->recipe.batch_size;
-	double nll = 0;
-	uint64_t correct = 0, targets = 0;
-	int rc = QL_OK;
-
-	if (n > count)
-		n = count;
-	for (size_t at = 0; rc == QL_OK && at < n; at += step) {
-		rc = ql_plan_range(&r->valid_plan, at, n - at < step ? n - at : step, &r->batches, e);
-		for (uint32_t i = 0; rc == QL_OK && i < r->batches.n_micro; i++) {
-			rc = ql_pass_run(r->pass, &r->batches.micro[i], r->lora, NULL, 0, false, r->nll, r->argmax, e);
-			if (rc == QL_OK)
-				tally(r, &r->batches.micro[i], &nll, &correct);
-			if (rc == QL_OK && asked_to_stop(r) == QL_TRAIN_CANCEL)
-				rc = ql_err_set(e, QL_ECANCELLED, "cancelled");
-		}
-		targets += r->batches.n_targets;
-	}
-	*loss = nll / (double)(targets > 0 ? targets : 1);
-	*accuracy = (double)correct / (double)(targets > 0 ? targets : 1);
-	return rc;
-}
-
-/* Early stopping counts evaluations that are not better than the best by more than min_delta (transformers' EarlyStoppingCallback).
- * A loss that is no number is not better, and never the best. */
-static void judge(struct run *r, double loss)
-{
-	struct ql_train_state *s = &r->st;
-
-	if (isfinite(loss) && (!s->has_best || loss < s->best - r->job->recipe.min_delta))
-		s->stale = 0;
-	else
-		s->stale++;
-	if (isfinite(loss) && (!s->has_best || loss < s->best)) {
-		s->best = loss;
-		s->has_best = true;
-	}
-}
-
-static bool is_stale(const struct run *r) { return r->job->recipe.patience > 0 && r->st.stale >= r->job->recipe.patience; }
-
-static int validate(struct run *r, struct ql_train_metrics *t, struct ql_err *e)
-{
-	const struct ql_recipe *c = &r->job->recipe;
-	bool due = c->eval_steps > 0 && r->st.step % c->eval_steps == 0;
-	bool full = r->st.step % r->plan.steps_per_epoch == 0 || r->st.step == r->total_steps || (due && c->patience > 0);
-	int rc = QL_OK;
-
-	if (r->job->valid == NULL)
-		return QL_OK;
-	if (due && c->patience == 0) {
-		r->job->events.phase(r->job->events.ctx, "evaluating");
-		rc = evaluate(r, c->batch_size, &t->valid_loss, &t->valid_accuracy, e);
-		t->has_valid = true;
-	}
-	if (rc == QL_OK && full) {
-		r->job->events.phase(r->job->events.ctx, "evaluating");
-		rc = evaluate(r, SIZE_MAX, &t->full_valid_loss, &t->full_valid_accuracy, e);
-		t->has_full_valid = true;
-		if (rc == QL_OK)
-			judge(r, t->full_valid_loss);
-	}
-	if (t->has_valid || t->has_full_valid)
-		r->job->events.phase(r->job->events.ctx, "training");
-	return rc;
-}
-
-/* ---- records ---------------------------------------------------------------------------------------------------------------- */
-
-static json_t *metrics_json(const struct ql_train_metrics *t)
-{
-	json_t *o = json_pack("{s:I, s:f, s:f}", "step", (json_int_t)t->step, "train_loss", t->loss, "train_mean_token_accuracy",
-			      t->accuracy);
-
-	if (o != NULL && t->has_valid) {
-		(void)json_object_set_new(o, "valid_loss", json_real(t->valid_loss));
-		(void)json_object_set_new(o, "valid_mean_token_accuracy", json_real(t->valid_accuracy));
-	}
-	if (o != NULL && t->has_full_valid) {
-		(void)json_object_set_new(o, "full_valid_loss", json_real(t->full_valid_loss));
-		(void)json_object_set_new(o, "full_valid_mean_token_accuracy", json_real(t->full_valid_accuracy));
-	}
-	return o;
-}
-
-static int record(struct run *r, const struct ql_train_metrics *t, struct ql_err *e)
-{
-	struct ql_buf *b = &r->st.csv;
-	bool valid = t->has_valid || t->has_full_valid;
-	int rc = ql_buf_addf(b, "%llu,%.9g,%.9g,", (unsigned long long)t->step, t->loss, t->accuracy);
-
-	if (rc == QL_OK && valid)
-		rc = ql_buf_addf(b, "%.9g,%.9g\n", t->has_full_valid ? t->full_valid_loss : t->valid_loss,
-				 t->has_full_valid ? t->full_valid_accuracy : t->valid_accuracy);
-	else if (rc == QL_OK)
-		rc = ql_buf_adds(b, ",\n");
-	json_decref(r->st.last);
-	r->st.last = metrics_json(t);
-	if (rc != QL_OK || r->st.last == NULL)
-		return ql_err_set(e, QL_ENOMEM, "metrics");
-	return QL_OK;
-}
+/* ---- steps and checkpoints ---------------------------------------------------------------------------------------------------- */
 
 static int save(struct run *r, bool user, struct ql_err *e)
 {
@@ -335,7 +195,7 @@ static int save(struct run *r, bool user, struct ql_err *e)
 	ql_gate_enter(r->m->gate, QL_GATE_TRAIN);
 	if (rc != QL_OK)
 		return rc;
-	r->last_snapshot = now_s();
+	r->last_snapshot = ql_now();
 	r->last_checkpoint = r->st.step;
 	j->events.checkpoint(j->events.ctx, r->st.step, &m, user, r->st.last);
 	j->events.phase(j->events.ctx, "training");
@@ -346,7 +206,7 @@ static int one_step(struct run *r, struct ql_err *e)
 {
 	const struct ql_train_job *j = r->job;
 	struct ql_train_metrics t = {.total_steps = r->total_steps};
-	double begin = now_s();
+	double begin = ql_now();
 	int rc = gradients(r, &t, e);
 
 	if (rc == QL_OK)
@@ -358,14 +218,14 @@ static int one_step(struct run *r, struct ql_err *e)
 	r->st.targets += t.targets;
 	t.step = r->st.step;
 	t.epoch = (double)r->st.step / (double)r->plan.steps_per_epoch;
-	t.seconds = now_s() - begin;
+	t.seconds = ql_now() - begin;
 	t.tokens_per_second = (double)t.tokens / (t.seconds > 0 ? t.seconds : 1e-9);
 	r->seconds_sum += t.seconds;
 	t.eta_seconds = r->seconds_sum / (double)++r->steps_timed * (double)(r->total_steps - r->st.step);
 	t.log = t.step == 1 || t.step % r->logging_steps == 0 || t.step == r->total_steps;
-	rc = validate(r, &t, e);
+	rc = ql_run_validate(r, &t, e);
 	if (rc == QL_OK)
-		rc = record(r, &t, e);
+		rc = ql_run_record(r, &t, e);
 	if (rc == QL_OK)
 		j->events.step(j->events.ctx, &t);
 	return rc;
@@ -375,12 +235,12 @@ static int one_step(struct run *r, struct ql_err *e)
 static int save_if_due(struct run *r, enum ql_train_stop stop, struct ql_err *e)
 {
 	const struct ql_recipe *c = &r->job->recipe;
-	bool user = r->st.step == r->total_steps || is_stale(r) || r->st.step % r->plan.steps_per_epoch == 0 ||
+	bool user = r->st.step == r->total_steps || ql_run_is_stale(r) || r->st.step % r->plan.steps_per_epoch == 0 ||
 		    (c->save_steps > 0 && r->st.step % c->save_steps == 0);
 
 	if (user)
 		return save(r, true, e);
-	if (stop == QL_TRAIN_PAUSE || now_s() - r->last_snapshot >= r->job->snapshot_seconds)
+	if (stop == QL_TRAIN_PAUSE || ql_now() - r->last_snapshot >= r->job->snapshot_seconds)
 		return save(r, false, e);
 	return QL_OK;
 }
@@ -393,27 +253,27 @@ static int loop(struct run *r, struct ql_train_result *out, struct ql_err *e)
 
 	j->events.started(j->events.ctx, r->st.step, r->total_steps, 0, &j->recipe, r->warmup, r->logging_steps);
 	j->events.phase(j->events.ctx, "training");
-	r->last_snapshot = now_s();
+	r->last_snapshot = ql_now();
 	if (j->resume == NULL)
 		rc = save(r, false, e); /* step 0: the initial adapter */
-	while (rc == QL_OK && r->st.step < r->total_steps && !is_stale(r)) {
+	while (rc == QL_OK && r->st.step < r->total_steps && !ql_run_is_stale(r)) {
 		ql_gate_leave(r->m->gate, QL_GATE_TRAIN); /* other jobs take their turn */
 		ql_gate_enter(r->m->gate, QL_GATE_TRAIN);
-		stop = asked_to_stop(r);
+		stop = ql_run_asked_to_stop(r);
 		if (stop == QL_TRAIN_PAUSE && r->last_checkpoint != r->st.step && r->steps_timed > 0)
 			rc = save(r, false, e);
 		if (rc != QL_OK || stop != QL_TRAIN_GO)
 			break;
 		rc = one_step(r, e);
 		if (rc == QL_OK)
-			rc = save_if_due(r, asked_to_stop(r), e);
+			rc = save_if_due(r, ql_run_asked_to_stop(r), e);
 	}
 	if (rc == QL_ECANCELLED) {
 		stop = QL_TRAIN_CANCEL;
 		rc = QL_OK;
 	}
 	/* cancelled behind the last step, while validating: complete, but for its record and its checkpoint */
-	out->stopped = stop == QL_TRAIN_CANCEL || (r->st.step < r->total_steps && !is_stale(r));
+	out->stopped = stop == QL_TRAIN_CANCEL || (r->st.step < r->total_steps && !ql_run_is_stale(r));
 	out->early = !out->stopped && r->st.step < r->total_steps;
 	out->step = r->st.step;
 	out->trained_tokens = r->st.targets;
