@@ -56,13 +56,36 @@ int qlora_file_find(const qlora_file *f, const char *name, uint64_t *i, struct q
 	return lib_done(QL_OK, &e, err);
 }
 
+/* Elements that are stored together, of which the view reads whole ones only. */
+static uint32_t block_of(const struct ql_tset_tensor *t)
+{
+	return t->q4 != NULL || t->qnat != NULL || t->dtype == QL_DTYPE_COUNT ? 1 : ql_dtypes[t->dtype].block;
+}
+
+static int read_values(const struct ql_tset *s, const struct ql_tset_tensor *t, uint64_t begin, uint64_t count, float *dst,
+		       struct ql_err *e)
+{
+	uint32_t block = block_of(t), rest = (uint32_t)(count % block);
+	float last[256]; /* the longest block */
+	int rc;
+
+	if (begin > t->n || count > t->n - begin)
+		return ql_err_param(e, QL_EINVAL, t->name, "tensor %.200s: elements out of range", t->name);
+	rc = ql_tset_read(s, t, begin, count - rest, dst, e);
+	if (rc == QL_OK && rest > 0)
+		rc = ql_tset_read(s, t, begin + count - rest, block, last, e);
+	if (rc == QL_OK && rest > 0)
+		memcpy(dst + (count - rest), last, rest * sizeof *last);
+	return rc;
+}
+
 int qlora_file_read(const qlora_file *f, uint64_t i, uint64_t begin, uint64_t count, float *dst, struct qlora_error *err)
 {
 	struct ql_err e = {.offset = QL_NO_OFFSET};
 	int rc = check_index(f, i, &e);
 
 	if (rc == QL_OK)
-		rc = ql_tset_read(f->s, ql_tset_at(f->s, i), begin, count, dst, &e);
+		rc = read_values(f->s, ql_tset_at(f->s, i), begin, count, dst, &e);
 	return lib_done(rc, &e, err);
 }
 

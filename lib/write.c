@@ -102,6 +102,9 @@ int qlora_writer_add(qlora_writer *w, const char *name, enum qlora_type type, in
 	struct ql_err e = {.offset = QL_NO_OFFSET};
 	int rc;
 
+	if (name == NULL || shape == NULL || data == NULL)
+		return lib_done(ql_err_param(&e, QL_EINVAL, name == NULL ? "name" : shape == NULL ? "shape" : "data", "an argument is NULL"),
+				&e, err);
 	for (int i = 0; i < n_dims && i < QL_ST_DIMS_MAX; i++)
 		it.shape[i] = shape[i];
 	rc = check_add(w, &it, name, &e);
@@ -110,9 +113,12 @@ int qlora_writer_add(qlora_writer *w, const char *name, enum qlora_type type, in
 
 int qlora_writer_add_q4(qlora_writer *w, const char *name, const qlora_q4 *q, struct qlora_error *err)
 {
-	struct lib_item it = {.type = q->q.kind, .n_dims = 2, .shape = {q->rows, q->cols}, .n = q->q.n, .cols = q->cols, .q4 = q};
 	struct ql_err e = {.offset = QL_NO_OFFSET};
+	struct lib_item it;
 
+	if (name == NULL || q == NULL)
+		return lib_done(ql_err_param(&e, QL_EINVAL, name == NULL ? "name" : "q", "an argument is NULL"), &e, err);
+	it = (struct lib_item){.type = q->q.kind, .n_dims = 2, .shape = {q->rows, q->cols}, .n = q->q.n, .cols = q->cols, .q4 = q};
 	if (w->format == QLORA_GGUF)
 		return lib_done(ql_err_param(&e, QL_EUNSUPPORTED, name, "GGUF has no 4-bit code-book type"), &e, err);
 	return append(w, &it, name, err);

@@ -177,7 +177,7 @@ QL_API const char *qlora_file_kind(const qlora_file *f); /* "GGUF", "safetensors
 QL_API uint64_t qlora_file_count(const qlora_file *f);
 QL_API int qlora_file_info(const qlora_file *f, uint64_t i, struct qlora_tensor_info *info, struct qlora_error *err);
 QL_API int qlora_file_find(const qlora_file *f, const char *name, uint64_t *i, struct qlora_error *err);
-/* Elements [begin, begin + count) of tensor i as fp32; begin is a multiple of the type's block. */
+/* Elements [begin, begin + count) of tensor i as fp32; begin is a multiple of the type's block, count any number. */
 QL_API int qlora_file_read(const qlora_file *f, uint64_t i, uint64_t begin, uint64_t count, float *dst,
 			   struct qlora_error *err);
 QL_API void qlora_file_close(qlora_file *f);

@@ -134,6 +134,25 @@ static void test_files(void **ctx)
 	assert_int_equal(qlora_file_read(f, 0, 0, 512, back, &err), QLORA_OK);
 	assert_memory_equal(back, w, sizeof w);
 	qlora_file_close(f);
+	/* any number of elements from a block's begin on, in types of blocks too */
+	assert_int_equal(qlora_writer_new(&out, QLORA_GGUF, &err), QLORA_OK);
+	assert_int_equal(qlora_writer_add(out, "x.weight", QLORA_Q8_0, 2, shape, w, &err), QLORA_OK);
+	assert_int_equal(qlora_writer_add(out, "y.weight", QLORA_Q8_0, 2, shape, NULL, &err), QLORA_EINVAL);
+	assert_int_equal(qlora_writer_add_q4(out, "y.weight", NULL, &err), QLORA_EINVAL);
+	assert_int_equal(qlora_writer_save(out, path, &err), QLORA_OK);
+	qlora_writer_free(out);
+	assert_int_equal(qlora_file_open(&f, path, &err), QLORA_OK);
+	assert_int_equal(qlora_file_read(f, 0, 0, 512, want, &err), QLORA_OK);
+	for (uint64_t n = 0; n <= 448; n += 37) {
+		back[n] = -7;
+		assert_int_equal(qlora_file_read(f, 0, 64, n, back, &err), QLORA_OK);
+		assert_memory_equal(back, want + 64, n * sizeof *want);
+		assert_true(back[n] == -7);
+	}
+	assert_int_equal(qlora_file_read(f, 0, 512, 0, back, &err), QLORA_OK);
+	assert_int_equal(qlora_file_read(f, 0, 480, 33, back, &err), QLORA_EINVAL);
+	assert_int_equal(qlora_file_read(f, 0, 5, 2, back, &err), QLORA_EINVAL);
+	qlora_file_close(f);
 	qlora_q4_free(q);
 	(void)unlink(path);
 	assert_int_equal(qlora_file_open(&f, path, &err), QLORA_ENOTFOUND);
