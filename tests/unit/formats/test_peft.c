@@ -441,6 +441,114 @@ static void gguf_type_unknown(void **state)
 	scratch_close(&s);
 }
 
+/* x.gguf: a LoRA of F16 zeros on layer 0's attention and layer 1's feed-forward. */
+static void write_gguf_lora(const struct scratch *s, const struct ql_arch *a)
+{
+	static const uint16_t zeros[RANK * 512];
+	struct ql_gguf_writer *w;
+	struct ql_arch_tensor t;
+	char name[2][80];
+
+	assert_int_equal(ql_gguf_write_new(&w, NULL), QL_OK);
+	assert_int_equal(ql_gguf_write_str(w, "general.type", "adapter", 7, NULL), QL_OK);
+	assert_int_equal(ql_gguf_write_str(w, "general.architecture", a->family, strlen(a->family), NULL), QL_OK);
+	assert_int_equal(ql_gguf_write_str(w, "adapter.type", "lora", 4, NULL), QL_OK);
+	assert_int_equal(ql_gguf_write_f32(w, "adapter.lora.alpha", 8, NULL), QL_OK);
+	for (int pass = 0; pass < 2; pass++) {
+		for (size_t i = 0; i < ql_arch_tensor_count(a); i++) {
+			ql_arch_tensor_at(a, i, &t);
+			if (t.module < 0 || t.n_dims != 2 || t.file_part > 0 || (t.layer == 0) != (t.module <= QL_O_PROJ))
+				continue;
+			for (int h = 0; h < 2; h++) {
+				uint64_t ne[2] = {h == 0 ? t.cols : RANK, h == 0 ? RANK : t.file_rows};
+
+				(void)snprintf(name[h], sizeof name[h], "%s.lora_%c", t.file_gguf, h == 0 ? 'a' : 'b');
+				if (pass == 0)
+					assert_int_equal(ql_gguf_write_tensor(w, name[h], QL_F16, 2, ne, NULL), QL_OK);
+				else
+					assert_int_equal(ql_gguf_write_data(w, zeros, (size_t)(ne[0] * ne[1]) * 2, NULL), QL_OK);
+			}
+		}
+		if (pass == 0)
+			assert_int_equal(ql_gguf_write_begin(w, s->fd, "x.gguf", NULL), QL_OK);
+	}
+	assert_int_equal(ql_gguf_write_commit(w, NULL), QL_OK);
+}
+
+static int no_sync(const struct ql_io *io, int fd)
+{
+	(void)io, (void)fd;
+	return 0;
+}
+
+/* Valid files with some bytes changed: read or refused, never more.  QL_MUTATIONS: how many (a fuzzer's seed corpus of two). */
+static void mutations(void **state)
+{
+	static const char *const names[] = {"adapter_config.json", "adapter_model.safetensors", "x.gguf"};
+	const char *many = getenv("QL_MUTATIONS");
+	long rounds = many != NULL ? strtol(many, NULL, 10) : 300, accepted = 0;
+	struct ql_arch arches[2] = {tiny_arch(), fused_arch()};
+	struct ql_io quick = ql_io_real;
+	uint64_t seed = 11;
+
+	(void)state;
+	quick.sync = no_sync;
+	ql_io_install(&quick);
+	for (int k = 0; k < 2; k++) {
+		struct ql_adapter_file f, back;
+		uint8_t *data[3];
+		size_t len[3];
+		struct scratch s;
+		float *mem;
+
+		scratch_open(&s);
+		make_adapter(&f, &arches[k], QL_MODULES_ALL, false, &mem);
+		f.pairs[QL_K_PROJ].rank = 2;
+		f.pairs[QL_MODULES + QL_V_PROJ].alpha = 3;
+		write_read(&f, &arches[k], (struct ql_adapter_write_opts){QL_F32, "b", false}, &s, &back);
+		write_gguf_lora(&s, &arches[k]);
+		for (int i = 0; i < 3; i++)
+			data[i] = scratch_read(&s, names[i], &len[i]);
+		for (long r = 0; r < rounds; r++) {
+			int which = (int)(r % 3), changes = 1 + (int)(r / 3 % 3);
+			size_t head = which == 0 ? len[0] : len[which] < 4096 ? len[which] : 4096;
+			uint8_t *copy = malloc(len[which]);
+			struct ql_adapter_file got;
+			int rc;
+
+			memcpy(copy, data[which], len[which]);
+			for (int c = 0; c < changes; c++) {
+				seed = seed * 6364136223846793005u + 1442695040888963407u;
+				copy[(seed >> 33) % head] = (uint8_t)(seed >> 20);
+			}
+			assert_true(ql_io_replace(s.fd, names[which], copy, len[which], NULL) == QL_OK);
+			rc = which < 2 ? ql_adapter_read(&got, s.fd, &arches[k], NULL)
+				       : ql_adapter_read_gguf(&got, s.fd, names[2], &arches[k], NULL);
+			if (rc == QL_OK) {
+				struct ql_err e = {0};
+
+				accepted++;
+				if (got.alpha > 0)
+					(void)ql_adapter_write(&got, &arches[k], s.fd,
+							       &(struct ql_adapter_write_opts){QL_F32, "b", false}, &e);
+				ql_adapter_file_free(&got);
+			}
+			for (int i = 0; i < 2; i++)
+				if (rc == QL_OK || i == which)
+					scratch_write(&s, names[i], data[i], len[i]);
+			free(copy);
+		}
+		for (int i = 0; i < 3; i++)
+			free(data[i]);
+		ql_adapter_file_free(&back);
+		ql_adapter_file_free(&f);
+		free(mem);
+		scratch_close(&s);
+	}
+	ql_io_install(NULL);
+	assert_true(accepted > 0);
+}
+
 static void writer_refuses(void **state)
 {
 	struct ql_arch a = tiny_arch();
@@ -474,6 +582,7 @@ int main(void)
 		cmocka_unit_test(round_trips), cmocka_unit_test(patterns),    cmocka_unit_test(golden_config),
 		cmocka_unit_test(configs),     cmocka_unit_test(bad_tensors), cmocka_unit_test(writer_refuses),
 		cmocka_unit_test(fused_modules), cmocka_unit_test(fused_foreign), cmocka_unit_test(gguf_type_unknown),
+		cmocka_unit_test(mutations),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
