@@ -2,6 +2,8 @@
  * a cancelled neighbour, echoes, min_tokens, and the figures. */
 #include "tests/unit/model/fixture.h"
 
+#include <pthread.h>
+
 #include "core/infer/infer.h"
 #include "tests/unit/text/test_tok_util.h"
 
@@ -359,9 +361,115 @@ static void test_figures(void **state)
 	ql_infer_free(infer);
 }
 
+/* ---- many threads ------------------------------------------------------------------------------------------------------------ */
+
+enum { CLIENTS = 3, REQUESTS = 40 };
+
+struct client {
+	struct ql_infer *infer;
+	uint64_t first;
+	const int32_t *prompt;
+	_Atomic int ended[REQUESTS];
+	struct one {
+		struct client *c;
+		int i;
+	} one[REQUESTS];
+};
+
+static void end_one(void *ctx)
+{
+	struct one *o = ctx;
+
+	o->c->ended[o->i]++;
+}
+
+static void quiet_delta(void *ctx, uint32_t choice, const char *text, size_t len, const struct ql_token_info *t, uint32_t n)
+{
+	(void)ctx, (void)choice, (void)text, (void)len, (void)t, (void)n;
+}
+
+static void quiet_finish(void *ctx, uint32_t choice, enum ql_finish reason) { (void)ctx, (void)choice, (void)reason; }
+
+static void quiet_done(void *ctx, const struct ql_infer_usage *u)
+{
+	(void)u;
+	end_one(ctx);
+}
+
+static void quiet_error(void *ctx, const struct ql_err *e)
+{
+	(void)e;
+	end_one(ctx);
+}
+
+/* Submits, cancels every third, looks at the figures. */
+static void *client_main(void *arg)
+{
+	struct client *c = arg;
+	char names[4][256];
+	uint32_t users[4];
+
+	for (int i = 0; i < REQUESTS; i++) {
+		struct seen s = request(c->infer, c->first + (uint64_t)i, c->prompt, 5 + (uint32_t)i * 3, 6);
+		struct ql_infer_stats stats;
+
+		c->one[i] = (struct one){c, i};
+		s.r.n = 1 + (uint32_t)i % 3;
+		s.r.ctx = &c->one[i];
+		s.r.events = (struct ql_infer_events){quiet_delta, quiet_finish, quiet_done, quiet_error};
+		if (ql_infer_submit(c->infer, &s.r, NULL) != QL_OK)
+			c->ended[i]++; /* the queue was full */
+		if (i % 3 == 1)
+			ql_infer_cancel(c->infer, c->first + (uint64_t)i - (uint64_t)(i % 2));
+		ql_infer_stats(c->infer, &stats);
+		assert_true(stats.waiting <= 24 && stats.blocks_held <= stats.blocks);
+		(void)ql_infer_resident(c->infer, names, users, 4);
+		(void)ql_infer_wanted(c->infer, names, 4);
+		ql_infer_drop_adapter(c->infer, "nobody");
+	}
+	return NULL;
+}
+
+static void *loop_main(void *arg)
+{
+	struct ql_err e;
+
+	(void)ql_infer_run(arg, &e);
+	return NULL;
+}
+
+/* Each request ends exactly once, whatever the threads do. */
+static void test_threads(void **state)
+{
+	struct ql_infer *infer = open_infer(4, 24);
+	static struct client c[CLIENTS];
+	pthread_t loop, threads[CLIENTS];
+	struct ql_infer_stats stats;
+	int32_t ids[200];
+
+	(void)state;
+	make_prompt(ids, 200);
+	assert_int_equal(pthread_create(&loop, NULL, loop_main, infer), 0);
+	for (int k = 0; k < CLIENTS; k++) {
+		c[k].infer = infer;
+		c[k].first = (uint64_t)(k + 1) * 1000;
+		c[k].prompt = ids;
+		assert_int_equal(pthread_create(&threads[k], NULL, client_main, &c[k]), 0);
+	}
+	for (int k = 0; k < CLIENTS; k++)
+		(void)pthread_join(threads[k], NULL);
+	ql_infer_stop(infer);
+	(void)pthread_join(loop, NULL);
+	ql_infer_stats(infer, &stats);
+	ql_infer_free(infer); /* what was open ends with an error */
+	for (int k = 0; k < CLIENTS; k++)
+		for (int i = 0; i < REQUESTS; i++)
+			assert_int_equal(c[k].ended[i], 1);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_refused), cmocka_unit_test(test_choices_and_cache),
+	const struct CMUnitTest tests[] = {cmocka_unit_test(test_threads), cmocka_unit_test(test_refused), cmocka_unit_test(test_choices_and_cache),
 					   cmocka_unit_test(test_cancelled_neighbour), cmocka_unit_test(test_echo),
 					   cmocka_unit_test(test_min_tokens), cmocka_unit_test(test_figures)};
 
