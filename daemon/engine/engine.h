@@ -54,6 +54,9 @@ struct engine {
 /* wire.c: frames.  send steals obj (NULL = out of memory: fatal). */
 int engine_wire_read(struct ql_buf *b, int timeout_ms, json_t **out, struct ql_err *e); /* QL_EBUSY: timeout; QL_ENOTFOUND: end */
 void engine_send(json_t *obj);
+/* Frame infer_result, which closes a request; steals result.  What its size depends on is the client's: an answer too large for a
+ * frame (a long text as tokens with their pieces) becomes the error 400. */
+void engine_send_result(int64_t id, json_t *result);
 /* The last frame, then the end of the process. */
 _Noreturn void engine_fatal(int exit_code, const struct ql_err *e);
 /* Ends the process if rc is a sticky device failure. */

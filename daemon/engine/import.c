@@ -148,7 +148,7 @@ static void *import_main(void *arg)
 	struct ql_err e = {0};
 
 	if (run(x, &out, &e) == QL_OK) {
-		engine_send(json_pack("{s:s, s:I, s:o}", "type", "infer_result", "id", (json_int_t)x->id, "result", out));
+		engine_send_result(x->id, out);
 	} else {
 		json_decref(out);
 		engine_send_error(x->id, &e);

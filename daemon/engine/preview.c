@@ -44,7 +44,7 @@ static void *preview_main(void *arg)
 	struct ql_err e = {0};
 
 	if (make(g, p->frame, &out, &e) == QL_OK)
-		engine_send(json_pack("{s:s, s:I, s:o}", "type", "infer_result", "id", (json_int_t)p->id, "result", out));
+		engine_send_result(p->id, out);
 	else
 		engine_send_error(p->id, &e);
 	json_decref(p->frame);

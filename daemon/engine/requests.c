@@ -339,10 +339,8 @@ void engine_infer(struct engine *g, const json_t *f)
 		return;
 	}
 	rc = engine_text(g, f, kind, &result, &e);
-	if (rc == QL_OK && result == NULL)
-		rc = ql_err_set(&e, QL_ENOMEM, "out of memory");
 	if (rc != QL_OK)
 		engine_send_error(id, &e);
 	else
-		engine_send(json_pack("{s:s, s:I, s:o}", "type", "infer_result", "id", (json_int_t)id, "result", result));
+		engine_send_result(id, result);
 }

@@ -92,17 +92,19 @@ static bool write_all(const void *data, size_t len)
 	return true;
 }
 
-void engine_send(json_t *obj)
+/* QL_ENOMEM: obj is NULL or could not be written; QL_ELIMIT: it is too large for a frame. */
+static int try_send(const json_t *obj)
 {
 	char *text = obj == NULL ? NULL : ql_json_text(obj);
 	size_t len = text == NULL ? 0 : strlen(text);
 	unsigned char head[4] = {(unsigned char)len, (unsigned char)(len >> 8), (unsigned char)(len >> 16),
 				 (unsigned char)(len >> 24)};
 
-	json_decref(obj);
-	if (text == NULL || len > QL_FRAME_MAX) {
-		ql_log(QL_LOG_ERROR, "engine", "a frame could not be made (%zu bytes)", len);
-		_exit(QL_EXIT_DEVICE);
+	if (text == NULL)
+		return QL_ENOMEM;
+	if (len > QL_FRAME_MAX) {
+		free(text);
+		return QL_ELIMIT;
 	}
 	(void)pthread_mutex_lock(&write_lock);
 	/* a dead control is noticed by the reader */
@@ -110,6 +112,34 @@ void engine_send(json_t *obj)
 		(void)write_all(text, len);
 	(void)pthread_mutex_unlock(&write_lock);
 	free(text);
+	return QL_OK;
+}
+
+void engine_send(json_t *obj)
+{
+	int rc = try_send(obj);
+
+	json_decref(obj);
+	if (rc != QL_OK) {
+		ql_log(QL_LOG_ERROR, "engine", "a frame could not be made: %s", ql_code_text(rc));
+		_exit(QL_EXIT_DEVICE);
+	}
+}
+
+void engine_send_result(int64_t id, json_t *result)
+{
+	json_t *o = json_pack("{s:s, s:I, s:o}", "type", "infer_result", "id", (json_int_t)id, "result", result);
+	int rc = try_send(o);
+	struct ql_err e;
+
+	json_decref(o);
+	if (rc == QL_OK)
+		return;
+	if (rc == QL_ELIMIT)
+		(void)ql_err_set(&e, rc, "The answer would be larger than %zu MiB; ask for less at a time.", QL_FRAME_MAX >> 20);
+	else
+		(void)ql_err_set(&e, rc, "no memory for the answer");
+	engine_send_error(id, &e);
 }
 
 _Noreturn void engine_fatal(int exit_code, const struct ql_err *e)

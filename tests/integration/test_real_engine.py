@@ -299,6 +299,17 @@ def test_stream_equals_answer_and_logprobs(daemon):
     assert daemon.post("/v1/completions", long).json["usage"]["prompt_tokens_details"]["cached_tokens"] >= 160
 
 
+def test_long_raise_of_a_template(daemon):
+    """A template's own words, cut where they are too long, even in the middle of a character."""
+    pid = engine_pid(daemon)
+    raising = "{% if messages[0]['content']|length > 300 %}{{ raise_exception(messages[0]['content']) }}{% endif %}" + tiny_model.TEMPLATE
+    m = finish(daemon, submit(daemon, valid=False, max_steps=1, chat_template=raising))["fine_tuned_model"]
+    for n in range(3):
+        r = daemon.post("/v1/chat/completions", {"model": m, "messages": [{"role": "user", "content": "x" * n + "\u20ac" * 400}]})
+        assert r.status == 400 and r.error["message"].startswith("x" * n + "\u20ac" * 150), r
+    engine_lives(daemon, pid)
+
+
 def test_disconnect_frees_the_row(daemon):
     s = daemon.stream("POST", "/v1/completions", {"model": "tiny", "prompt": "a", "max_tokens": 400, "ignore_eos": True, "stream": True})
     next(iter(s))
@@ -360,6 +371,20 @@ def shared(tmp_path_factory, model):
 def test_context_overflow_is_400(shared):
     r = shared.post("/v1/chat/completions", {"model": "tiny", "messages": [{"role": "user", "content": "x" * 600}]})
     assert r.status == 400 and r.error["code"] == "context_length_exceeded" and "512" in r.error["message"]
+
+
+def engine_lives(d, pid):
+    assert engine_pid(d) == pid and d.get("/v1/status").json["engine"]["restarts"] == 0
+
+
+def test_answer_too_large_for_a_frame_is_400(shared):
+    pid = engine_pid(shared)
+    text = "x" * 3_000_000  # a token a byte: 12 MB of ids
+    for body in ({"content": text}, {"model": "tiny", "prompt": text}):
+        r = shared.post("/v1/tokenize", body, timeout=120)
+        assert r.status == 400 and r.error["code"] == "invalid_value" and "8 MiB" in r.error["message"], r
+    assert shared.post("/v1/tokenize", {"content": text[:1_000_000]}, timeout=120).json["tokens"] == [123] * 1_000_000
+    engine_lives(shared, pid)
 
 
 def test_user_text_is_no_special_token(shared):
