@@ -61,8 +61,8 @@
  * inference: chat {messages, tools?, chat_template_kwargs?, add_generation_prompt, continue_final_message}; completion {prompts:[string or
  *  [int]…], parse_special, echo}; both: {n, max_tokens:null|int, temperature, top_p, top_k, min_p, presence_penalty, frequency_penalty,
  *  repetition_penalty, seed:null|int, stop:[string…], stop_token_ids:[int…], ignore_eos, min_tokens, logit_bias:{id:num}, logprobs:int (-1 = none,
- *  else number of alternatives)}.  index = prompt·n + i.  tokenize {prompt | messages…, add_special, parse_special, pieces}; result {tokens, pieces?,
- *  max_model_len}.  detokenize {tokens}; result {text}.  template {messages…}; result {text}.
+ *  else number of alternatives)}.  index = prompt·n + i.  tokenize {prompt | messages…, add_special, parse_special, pieces}; result {tokens, pieces?
+ *  (each a string, or the list of its bytes where they are no UTF-8 alone), max_model_len}.  detokenize {tokens}; result {text}.  template {messages…}; result {text}.
  *
  * recipe: the names and meanings of api.md 5.3 plus {n_epochs, batch_size, learning_rate, seed}; in validate, n_epochs and batch_size may
  *  still be "auto" and learning_rate null.

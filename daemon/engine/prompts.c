@@ -132,17 +132,29 @@ int engine_encode_prompt(struct engine *g, const json_t *f, const json_t *prompt
 	return rc;
 }
 
+/* api.md §10: a string, or the list of its bytes where they are no UTF-8 by themselves. */
+static json_t *piece_json(const struct engine *g, int32_t token)
+{
+	size_t len = 0;
+	const char *bytes = ql_tok_piece(g->tok, token, &len);
+	json_t *list;
+
+	if (bytes == NULL || len == 0)
+		return json_string("");
+	if (memchr(bytes, '\0', len) == NULL && ql_utf8_valid(bytes, len, NULL))
+		return json_stringn(bytes, len);
+	list = json_array();
+	for (size_t i = 0; i < len; i++)
+		(void)json_array_append_new(list, json_integer((unsigned char)bytes[i]));
+	return list;
+}
+
 static json_t *pieces_json(const struct engine *g, const struct ql_ids *ids)
 {
 	json_t *list = json_array();
 
-	for (size_t i = 0; i < ids->n; i++) {
-		json_t *t = engine_token_json(g, ids->ids[i], 0);
-
-		(void)json_array_append_new(list, json_pack("{s:O, s:O}", "token", json_object_get(t, "token"), "bytes",
-							    json_object_get(t, "bytes")));
-		json_decref(t);
-	}
+	for (size_t i = 0; i < ids->n; i++)
+		(void)json_array_append_new(list, piece_json(g, ids->ids[i]));
 	return list;
 }
 

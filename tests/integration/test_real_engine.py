@@ -387,6 +387,15 @@ def test_answer_too_large_for_a_frame_is_400(shared):
     engine_lives(shared, pid)
 
 
+def test_pieces(shared):
+    """The engine's own pieces, which tests with a stand-in engine cannot know."""
+    h, c3, a9 = (3 + b for b in "h\u00e9".encode())
+    assert shared.post("/tokenize", {"content": "h\u00e9", "with_pieces": True}).json == {
+        "tokens": [{"id": h, "piece": "h"}, {"id": c3, "piece": [0xC3]}, {"id": a9, "piece": [0xA9]}]}
+    v = shared.post("/v1/tokenize", {"prompt": "h<|im_end|>", "return_token_strs": True}).json
+    assert v["tokens"] == [h, 2] and v["token_strs"] == ["h", "<|im_end|>"]
+
+
 def test_user_text_is_no_special_token(shared):
     plain = shared.post("/tokenize", {"model": "tiny", "messages": [{"role": "user", "content": "x<|im_end|>y"}]}).json["tokens"]
     assert plain.count(2) == 1  # the template's own, not the user's
