@@ -37,6 +37,19 @@ struct ql_ticker {
 	unsigned n;
 };
 
+static void on_tick(uv_timer_t *t);
+
+static bool on_space(void *user, bool full) { return ql_space_release(user, full); }
+
+/* The tick ends control; it comes at once. */
+static void on_store_broken(void *user)
+{
+	struct ql_control *ctl = user;
+
+	if (ctl->ticker != NULL)
+		(void)uv_timer_start(&ctl->ticker->timer, on_tick, 0, TICK_MS);
+}
+
 int ql_control_open(struct ql_control *ctl, const struct ql_config *config, uv_loop_t *loop, int state_fd, struct ql_err *e)
 {
 	int rc;
@@ -52,9 +65,12 @@ int ql_control_open(struct ql_control *ctl, const struct ql_config *config, uv_l
 	ctl->metrics = ql_metrics_new(config->metrics_compat);
 	if (ctl->metrics == NULL)
 		return ql_err_set(e, QL_ENOMEM, "control");
+	(void)ql_space_release(ctl, false); /* opening needs a few pages */
 	if ((rc = ql_store_open(&ctl->store, config->state_dir, true, e)) != QL_OK)
 		goto fail;
 	ql_store_metrics(ctl->store, ctl->metrics);
+	ql_store_on_space(ctl->store, on_space, ctl);
+	ql_store_on_broken(ctl->store, on_store_broken, ctl);
 	if ((rc = ql_auth_open(ctl, e)) != QL_OK || (rc = ql_files_open(ctl, e)) != QL_OK || (rc = ql_sweep_all(ctl, e)) != QL_OK ||
 	    (rc = ql_engines_open(ctl, e)) != QL_OK || (rc = ql_exports_open(ctl, e)) != QL_OK || (rc = ql_jobs_open(ctl, e)) != QL_OK)
 		goto fail;
@@ -109,7 +125,7 @@ static void on_tick(uv_timer_t *t)
 	}
 	ql_space_tick(ctl);
 	ql_jobs_tick(ctl);
-	ql_exports_schedule(ctl);
+	ql_exports_again(ctl);
 	if (++k->n % TICKS_A_MINUTE != 0)
 		return;
 	ql_files_expire(ctl);

@@ -37,6 +37,7 @@ struct ql_engine {
 	int64_t ping;
 	bool ever_ready;
 	const char *kill_reason; /* set when control killed it: "hang" or "exit" */
+	bool our_fault;		 /* control could not keep up its books with it: nothing that it had in hand is to blame */
 	int exit_code, exit_signal;
 	char last_exit[160];
 	char fatal[256];
@@ -71,10 +72,10 @@ void ql_engines_free(struct ql_control *ctl);
 
 /* ---- what engines tell the other rooms (jobs_engine.c, exports.c) ---- */
 void ql_jobs_engine_ready(struct ql_control *ctl);
-void ql_jobs_engine_lost(struct ql_control *ctl, const char *reason);
+void ql_jobs_engine_lost(struct ql_control *ctl, const char *reason); /* NULL: its jobs are not to blame */
 int ql_jobs_frame(struct ql_control *ctl, const char *type, const json_t *frame, struct ql_err *e);
 void ql_exports_engine_ready(struct ql_control *ctl);
-void ql_exports_engine_lost(struct ql_control *ctl);
+void ql_exports_engine_lost(struct ql_control *ctl, bool to_blame);
 int ql_exports_frame(struct ql_control *ctl, const char *type, const json_t *frame, struct ql_err *e);
 
 #endif

@@ -131,6 +131,13 @@ static void pipe_end(struct ql_engine *en)
 	uv_close((uv_handle_t *)&en->pipe, on_pipe_closed);
 }
 
+/* A frame that could not be acted upon for want of disk or memory: the engine must not go on as if it had been, and its jobs go
+ * back to what is stored. */
+static bool is_ours(const struct ql_control *ctl, int code)
+{
+	return ql_store_broken(ctl->store) || code == QL_ENOSPC || code == QL_EIO || code == QL_EBUSY || code == QL_ENOMEM || code == QL_EINTERNAL;
+}
+
 static void on_read(uv_stream_t *s, ssize_t n, const uv_buf_t *buf)
 {
 	struct ql_engine *en = s->data;
@@ -139,7 +146,8 @@ static void on_read(uv_stream_t *s, ssize_t n, const uv_buf_t *buf)
 	if (n > 0) {
 		en->last_frame_ms = uv_now(en->ctl->loop);
 		if (ql_frame_feed(&en->in, buf->base, (size_t)n, on_frame, en, &e) != QL_OK) {
-			ql_log(QL_LOG_ERROR, "engine", "protocol fault: %s", e.message);
+			en->our_fault = is_ours(en->ctl, e.code);
+			ql_log(QL_LOG_ERROR, "engine", "%s: %s", en->our_fault ? "its word cannot be stored" : "protocol fault", e.message);
 			ql_engine_kill(en, "exit");
 			pipe_end(en);
 		}
@@ -225,8 +233,8 @@ static void settle(struct ql_engine *en)
 	json_decref(en->status);
 	en->status = NULL;
 	ql_engine_fail_requests(en);
-	ql_exports_engine_lost(en->ctl);
-	ql_jobs_engine_lost(en->ctl, reason);
+	ql_exports_engine_lost(en->ctl, !en->our_fault);
+	ql_jobs_engine_lost(en->ctl, en->our_fault ? NULL : reason);
 	if (en->closing)
 		return;
 	en->restarts++;
@@ -328,7 +336,7 @@ void ql_engine_start(struct ql_engine *en)
 		(void)uv_timer_start(&en->timer, on_restart, BACKOFF_FIRST_MS, 0);
 		return;
 	}
-	en->eof = en->drain_sent = false;
+	en->eof = en->drain_sent = en->our_fault = false;
 	en->kill_reason = NULL;
 	en->killed_ms = 0;
 	en->exit_code = en->exit_signal = 0;

@@ -13,6 +13,7 @@ struct ql_exports {
 int ql_exports_open(struct ql_control *ctl, struct ql_err *e); /* running → queued */
 void ql_exports_free(struct ql_control *ctl);
 void ql_exports_schedule(struct ql_control *ctl);
+void ql_exports_again(struct ql_control *ctl); /* the same, after looking for those whose end could not be stored */
 void ql_exports_tick(struct ql_control *ctl);  /* old ones go */
 void ql_exports_drain(struct ql_control *ctl); /* the running one is cancelled and goes back to the queue */
 

@@ -96,9 +96,29 @@ void ql_exports_schedule(struct ql_control *ctl)
 		;
 }
 
-void ql_exports_engine_ready(struct ql_control *ctl) { ql_exports_schedule(ctl); }
+/* Exports that their rows call running though no engine has them in hand: after a start, or because their end could not be stored. */
+static int adopt(struct ql_control *ctl, struct ql_err *e)
+{
+	int rc;
 
-void ql_exports_engine_lost(struct ql_control *ctl)
+	if (ql_store_int(ctl->store, 0, "SELECT count(*) FROM exports WHERE state = 'running' AND id <> ?1", "s", ctl->exports->running) == 0)
+		return QL_OK;
+	rc = ql_store_run(ctl->store, e, "UPDATE exports SET state = 'queued' WHERE state = 'running' AND id <> ?1", "s", ctl->exports->running);
+	return rc < 0 ? rc : QL_OK;
+}
+
+void ql_exports_engine_ready(struct ql_control *ctl) { ql_exports_again(ctl); }
+
+void ql_exports_again(struct ql_control *ctl)
+{
+	struct ql_err e = {0};
+
+	if (adopt(ctl, &e) != QL_OK)
+		ql_log(QL_LOG_WARN, "exports", "what ran before waits: %s", e.message);
+	ql_exports_schedule(ctl);
+}
+
+void ql_exports_engine_lost(struct ql_control *ctl, bool to_blame)
 {
 	struct ql_exports *x = ctl->exports;
 	struct ql_err e = {0};
@@ -106,7 +126,7 @@ void ql_exports_engine_lost(struct ql_control *ctl)
 
 	if (x->running[0] == '\0')
 		return;
-	if (!ctl->draining)
+	if (to_blame && !ctl->draining)
 		(void)ql_store_run(ctl->store, &e, "UPDATE exports SET deaths = deaths + 1 WHERE id = ?1", "s", x->running);
 	rc = ql_store_int(ctl->store, 0, "SELECT deaths FROM exports WHERE id = ?1", "s", x->running) >= DEATHS_MAX
 		     ? set_state(ctl, x->running, "failed", NULL, NULL, "engine_failure", "The engine died in this export several times.", &e)
@@ -216,8 +236,8 @@ int ql_exports_open(struct ql_control *ctl, struct ql_err *e)
 	ctl->exports = calloc(1, sizeof *ctl->exports);
 	if (ctl->exports == NULL)
 		return ql_err_set(e, QL_ENOMEM, "exports");
-	rc = ql_store_run(ctl->store, e, "UPDATE exports SET state = 'queued' WHERE state = 'running'", "");
-	return rc < 0 ? rc : QL_OK;
+	rc = adopt(ctl, e);
+	return rc == QL_ENOSPC ? QL_OK : rc; /* the tick tries again */
 }
 
 void ql_exports_free(struct ql_control *ctl)

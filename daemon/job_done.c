@@ -105,11 +105,9 @@ int ql_job_on_done(struct ql_control *ctl, struct ql_live *l, const json_t *f, s
 	copy = j;
 	copy.recipe = json_incref(j.recipe);
 	rc = finish(ctl, &j, f, file, csv_sha, csv_bytes, trained, e);
-	rc = ql_job_frame_end(ctl, &j, rc, e);
+	rc = ql_job_frame_last(ctl, l, &j, rc, e);
 	if (rc == QL_OK)
 		ql_ckpt_prune(ctl, &copy, true);
 	json_decref(copy.recipe);
-	ql_live_drop(ctl, l);
-	ql_jobs_schedule(ctl);
 	return rc;
 }

@@ -37,6 +37,16 @@ int ql_job_frame_end(struct ql_control *ctl, struct ql_job *j, int rc, struct ql
 	return rc;
 }
 
+int ql_job_frame_last(struct ql_control *ctl, struct ql_live *l, struct ql_job *j, int rc, struct ql_err *e)
+{
+	rc = ql_job_frame_end(ctl, j, rc, e);
+	if (rc != QL_OK)
+		return rc;
+	ql_live_drop(ctl, l);
+	ql_jobs_schedule(ctl);
+	return QL_OK;
+}
+
 int ql_job_set_json(struct ql_control *ctl, const char *sql, const char *id, const json_t *v, struct ql_err *e)
 {
 	char *text = v == NULL ? NULL : ql_json_text(v);
@@ -198,10 +208,7 @@ static int f_stopped(struct ql_control *ctl, struct ql_live *l, const json_t *f,
 	else if (rc == QL_OK && strcmp(mode, "drain") == 0)
 		rc = ql_job_event(ctl, j.id, "warn", NULL, -1, e, "The server is shutting down; the job goes on from step %lld at its next start",
 				  (long long)l->step);
-	rc = ql_job_frame_end(ctl, &j, rc, e);
-	ql_live_drop(ctl, l);
-	ql_jobs_schedule(ctl);
-	return rc;
+	return ql_job_frame_last(ctl, l, &j, rc, e);
 }
 
 /* A checkpoint that does not read back: it is put aside, and the one before it is tried. */
@@ -245,10 +252,7 @@ static int f_failed(struct ql_control *ctl, struct ql_live *l, const json_t *f, 
 	}
 	if (rc == QL_OK && !done)
 		rc = ql_job_give_up(ctl, &j, NULL, code, param, message, e);
-	rc = ql_job_frame_end(ctl, &j, rc, e);
-	ql_live_drop(ctl, l);
-	ql_jobs_schedule(ctl);
-	return rc;
+	return ql_job_frame_last(ctl, l, &j, rc, e);
 }
 
 static const struct {

@@ -103,12 +103,14 @@ bool ql_jobs_drained(struct ql_control *ctl) { return ctl->jobs->live == NULL; }
 
 /* ---- open and close ---- */
 
-/* running and pausing jobs of the last life: their engine is gone. */
-static int recover(struct ql_control *ctl, struct ql_err *e)
+int ql_jobs_adopt(struct ql_control *ctl, struct ql_err *e)
 {
+	int64_t after = 0;
+
 	for (;;) {
 		struct ql_job j;
-		sqlite3_stmt *q = ql_store_query(ctl->store, e, "SELECT " QL_JOB_COLUMNS " FROM jobs WHERE state IN ('running', 'pausing') LIMIT 1", "");
+		sqlite3_stmt *q = ql_store_query(
+			ctl->store, e, "SELECT " QL_JOB_COLUMNS " FROM jobs WHERE state IN ('running', 'pausing') AND seq > ?1 ORDER BY seq LIMIT 1", "i", after);
 		int rc = q == NULL ? e->code : ql_store_step(ctl->store, q, e);
 
 		if (rc == 1)
@@ -116,7 +118,8 @@ static int recover(struct ql_control *ctl, struct ql_err *e)
 		ql_store_done(q);
 		if (rc != 1)
 			return rc;
-		rc = lose(ctl, &j, NULL, e);
+		after = j.seq;
+		rc = ql_live_find(ctl, j.id) == NULL ? lose(ctl, &j, NULL, e) : QL_OK;
 		ql_job_free(&j);
 		if (rc != QL_OK)
 			return rc;
@@ -125,13 +128,19 @@ static int recover(struct ql_control *ctl, struct ql_err *e)
 
 int ql_jobs_open(struct ql_control *ctl, struct ql_err *e)
 {
+	int rc;
+
 	ctl->jobs = calloc(1, sizeof *ctl->jobs);
 	if (ctl->jobs == NULL)
 		return ql_err_set(e, QL_ENOMEM, "jobs");
 	(void)uv_timer_init(ctl->loop, &ctl->jobs->flush);
 	ctl->jobs->flush.data = ctl;
 	ctl->jobs->last_seq = ql_store_int(ctl->store, 0, "SELECT max(seq) FROM events", "");
-	return recover(ctl, e);
+	rc = ql_jobs_adopt(ctl, e);
+	if (rc != QL_ENOSPC)
+		return rc;
+	ql_log(QL_LOG_WARN, "jobs", "disk full: what ran waits until there is space"); /* the tick tries again */
+	return QL_OK;
 }
 
 void ql_jobs_close(struct ql_control *ctl)

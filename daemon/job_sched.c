@@ -196,4 +196,11 @@ void ql_jobs_schedule(struct ql_control *ctl)
 	ctl->jobs->scheduling = false;
 }
 
-void ql_jobs_engine_ready(struct ql_control *ctl) { ql_jobs_schedule(ctl); }
+void ql_jobs_engine_ready(struct ql_control *ctl)
+{
+	struct ql_err e = {0};
+
+	if (ql_jobs_adopt(ctl, &e) != QL_OK)
+		ql_log(QL_LOG_WARN, "jobs", "what ran before waits: %s", e.message);
+	ql_jobs_schedule(ctl);
+}

@@ -10,6 +10,8 @@
 #include "daemon/jobs_internal.h"
 #include "daemon/metrics.h"
 
+#define FLUSH_AGAIN_MS 2000 /* after a failure */
+
 /* Metrics a step may bring, in the order of api.md §6.1. */
 static const char *const metric_keys[] = {"train_loss",	     "train_mean_token_accuracy", "valid_loss",		"valid_mean_token_accuracy",
 					  "full_valid_loss", "full_valid_mean_token_accuracy", "learning_rate", "grad_norm", "tokens"};
@@ -61,14 +63,26 @@ static void step_metrics(struct ql_control *ctl, struct ql_live *l, const json_t
 		ql_metrics_observe(ctl->metrics, QLM_JOB_STEP_SECONDS, "", seconds);
 }
 
+static void on_flush(uv_timer_t *t);
+
+static void arm(struct ql_control *ctl, uint64_t ms)
+{
+	if (ctl->jobs->flush_armed)
+		return;
+	ctl->jobs->flush_armed = true;
+	(void)uv_timer_start(&ctl->jobs->flush, on_flush, ms, 0);
+}
+
 static void on_flush(uv_timer_t *t)
 {
 	struct ql_control *ctl = t->data;
 	struct ql_err e = {0};
 
 	ctl->jobs->flush_armed = false;
-	if (ql_jobs_flush(ctl, &e) != QL_OK)
-		ql_log(QL_LOG_ERROR, "jobs", "events not stored: %s", e.message);
+	if (ql_jobs_flush(ctl, &e) == QL_OK)
+		return;
+	ql_log(QL_LOG_WARN, "jobs", "events wait to be stored: %s", e.message);
+	arm(ctl, FLUSH_AGAIN_MS);
 }
 
 int ql_job_on_step(struct ql_control *ctl, struct ql_live *l, const json_t *f, struct ql_err *e)
@@ -102,12 +116,11 @@ int ql_job_on_step(struct ql_control *ctl, struct ql_live *l, const json_t *f, s
 	if (logged) {
 		if (l->pending == NULL)
 			l->pending = json_array();
+		if (json_array_size(l->pending) >= QL_JOB_METRICS_MAX) /* nothing could be stored for long */
+			(void)json_array_remove(l->pending, 0);
 		(void)json_array_append_new(l->pending, event_data(f, m, step, total));
 	}
-	if (!ctl->jobs->flush_armed) {
-		ctl->jobs->flush_armed = true;
-		(void)uv_timer_start(&ctl->jobs->flush, on_flush, QL_FLUSH_MS, 0);
-	}
+	arm(ctl, QL_FLUSH_MS);
 	return QL_OK;
 }
 
@@ -146,11 +159,15 @@ static int flush_one(struct ql_control *ctl, struct ql_live *l, struct ql_err *e
 			l->id, l->step,
 					      l->total_steps)) >= 0)
 		rc = ql_job_touch(ctl, l->id, l->project, e);
-	json_decref(l->pending);
-	l->pending = NULL;
-	if (rc == QL_OK)
-		return ql_job_commit(ctl, e);
-	ql_job_rollback(ctl);
+	if (rc != QL_OK) {
+		ql_job_rollback(ctl);
+		return rc;
+	}
+	rc = ql_job_commit(ctl, e);
+	if (rc == QL_OK) { /* else they wait: an event is told again by nobody */
+		json_decref(l->pending);
+		l->pending = NULL;
+	}
 	return rc;
 }
 

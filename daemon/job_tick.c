@@ -1,4 +1,5 @@
-/* job_tick.c - what is looked at every 10 s: engines that make no progress, and disk space (robustness.md §3.6, §6.2). */
+/* job_tick.c - what is looked at every 10 s: engines that make no progress, jobs whose end could not be stored, and disk space
+ * (robustness.md §3.6, §6.2). */
 #include <stdlib.h>
 #include <string.h>
 
@@ -93,9 +94,12 @@ static void resume_after_space(struct ql_control *ctl)
 void ql_jobs_tick(struct ql_control *ctl)
 {
 	struct ql_live *l, *next;
+	struct ql_err e = {0};
 
 	for (l = ctl->jobs->live; l != NULL; l = l->next)
 		check_hang(ctl, l);
+	if (ql_jobs_adopt(ctl, &e) != QL_OK)
+		ql_log(QL_LOG_WARN, "jobs", "what ran before waits: %s", e.message);
 	if (ql_space_ok(ctl, 0)) {
 		resume_after_space(ctl);
 	} else {

@@ -96,8 +96,5 @@ int ql_job_on_validated(struct ql_control *ctl, struct ql_live *l, const json_t 
 	} else {
 		rc = files_good(ctl, &j, f, examples, e);
 	}
-	rc = ql_job_frame_end(ctl, &j, rc, e);
-	ql_live_drop(ctl, l);
-	ql_jobs_schedule(ctl);
-	return rc;
+	return ql_job_frame_last(ctl, l, &j, rc, e);
 }

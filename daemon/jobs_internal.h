@@ -152,6 +152,9 @@ void ql_remove_later(struct ql_control *ctl, const char *dir, const char *name);
  * refuses is a stale frame: dropped, QL_OK.  end frees *j. */
 int ql_job_frame_begin(struct ql_control *ctl, const struct ql_live *l, struct ql_job *j, struct ql_err *e);
 int ql_job_frame_end(struct ql_control *ctl, struct ql_job *j, int rc, struct ql_err *e);
+/* The same for the last frame of a job: the engine has it in hand no longer.  Not stored: the engine is ended by the caller, and what
+ * it had in hand goes back to the queue. */
+int ql_job_frame_last(struct ql_control *ctl, struct ql_live *l, struct ql_job *j, int rc, struct ql_err *e);
 /* Runs sql with (id, text of v or NULL). */
 int ql_job_set_json(struct ql_control *ctl, const char *sql, const char *id, const json_t *v, struct ql_err *e);
 /* Within a transaction: the events of `faults` (may be NULL), then failed with that error. */
@@ -173,6 +176,9 @@ void ql_live_stop(struct ql_control *ctl, struct ql_live *l, const char *mode);
 int ql_jobs_flush(struct ql_control *ctl, struct ql_err *e); /* job_steps.c */
 struct ql_live *ql_live_add(struct ql_control *ctl, const struct ql_job *j, int64_t attempt, bool training);
 
+/* Jobs that their rows call running though no engine has them in hand, at the start or because their end could not be committed (a
+ * full disk), go back to the queue; nothing is counted against them. */
+int ql_jobs_adopt(struct ql_control *ctl, struct ql_err *e);
 int ql_jobs_open(struct ql_control *ctl, struct ql_err *e); /* recovery: robustness.md §3.5 */
 void ql_jobs_close(struct ql_control *ctl);		    /* closes the timer's handle */
 void ql_jobs_free(struct ql_control *ctl);

@@ -36,22 +36,27 @@ bool ql_space_ok(struct ql_control *ctl, uint64_t need)
 
 static bool has_reserve(struct ql_control *ctl) { return faccessat(ctl->state_fd, "reserve", F_OK, AT_SYMLINK_NOFOLLOW) == 0; }
 
+bool ql_space_release(struct ql_control *ctl, bool full)
+{
+	uint64_t free_bytes = 0;
+
+	if (!full && (ql_io_free_bytes(ctl->state_fd, &free_bytes, NULL) != QL_OK || free_bytes >= TIGHT_BYTES))
+		return false;
+	if (unlinkat(ctl->state_fd, "reserve", 0) != 0)
+		return false;
+	ql_log(QL_LOG_WARN, "space", "disk full: the store's own reserve is used up now");
+	return true;
+}
+
 void ql_space_tick(struct ql_control *ctl)
 {
 	uint64_t free_bytes = 0;
 	struct ql_err e = {0};
 	int fd;
 
-	if (ctl->config->space_reserve_bytes == 0 || ql_io_free_bytes(ctl->state_fd, &free_bytes, &e) != QL_OK)
-		return;
-	if (has_reserve(ctl)) {
-		if (free_bytes < TIGHT_BYTES) {
-			ql_log(QL_LOG_WARN, "space", "disk full: the store's own reserve is used up now");
-			(void)unlinkat(ctl->state_fd, "reserve", 0);
-		}
-		return;
-	}
-	if (free_bytes < 4 * STORE_RESERVE)
+	(void)ql_space_release(ctl, false);
+	if (ctl->config->space_reserve_bytes == 0 || has_reserve(ctl) || ql_io_free_bytes(ctl->state_fd, &free_bytes, &e) != QL_OK ||
+	    free_bytes < 4 * STORE_RESERVE)
 		return;
 	fd = openat(ctl->state_fd, "reserve", O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)

@@ -1,6 +1,7 @@
 /* store.c - see store.h. */
 #include "daemon/store.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -26,14 +27,28 @@ struct ql_store {
 	size_t n_cached;
 	struct ql_metrics *metrics;
 	bool in_tx, broken;
+	bool (*on_space)(void *user, bool full);
+	void (*on_broken)(void *user);
+	void *space_user, *broken_user;
 };
+
+/* A write that found no room leaves the file as it was.  A quota, or the shared memory file, tells so by errno only: that of the
+ * last call that failed (sqlite3_system_errno does not know those of a COMMIT). */
+static bool is_full(int src, int err)
+{
+	return (src & 0xff) == SQLITE_FULL ||
+	       ((src == SQLITE_IOERR_WRITE || src == SQLITE_IOERR_SHMSIZE) && (err == ENOSPC || err == EDQUOT));
+}
 
 static int sql_err(struct ql_store *st, struct ql_err *e, int src, const char *what)
 {
-	int code = src & 0xff;
+	int code = is_full(src, errno) ? SQLITE_FULL : src & 0xff;
 
-	if (code == SQLITE_IOERR || code == SQLITE_CORRUPT || code == SQLITE_NOTADB)
+	if ((code == SQLITE_IOERR || code == SQLITE_CORRUPT || code == SQLITE_NOTADB) && !st->broken) {
 		st->broken = true;
+		if (st->on_broken != NULL)
+			st->on_broken(st->broken_user);
+	}
 	return ql_err_set(e, code == SQLITE_FULL    ? QL_ENOSPC
 			     : code == SQLITE_NOMEM ? QL_ENOMEM
 			     : code == SQLITE_BUSY  ? QL_EBUSY
@@ -186,6 +201,19 @@ void ql_store_close(struct ql_store *st)
 }
 
 void ql_store_metrics(struct ql_store *st, struct ql_metrics *m) { st->metrics = m; }
+
+void ql_store_on_space(struct ql_store *st, bool (*fn)(void *user, bool full), void *user)
+{
+	st->on_space = fn;
+	st->space_user = user;
+}
+
+void ql_store_on_broken(struct ql_store *st, void (*fn)(void *user), void *user)
+{
+	st->on_broken = fn;
+	st->broken_user = user;
+}
+
 bool ql_store_in_transaction(const struct ql_store *st) { return st->in_tx; }
 bool ql_store_broken(const struct ql_store *st) { return st->broken; }
 
@@ -195,6 +223,8 @@ int ql_store_begin(struct ql_store *st, struct ql_err *e)
 
 	if (st->in_tx)
 		return ql_err_set(e, QL_EINTERNAL, "store: transactions do not nest");
+	if (st->on_space != NULL)
+		(void)st->on_space(st->space_user, false);
 	rc = ql_store_run(st, e, "BEGIN IMMEDIATE", "");
 	if (rc < 0)
 		return rc;
@@ -223,13 +253,11 @@ int ql_store_commit(struct ql_store *st, struct ql_err *e)
 
 void ql_store_rollback(struct ql_store *st)
 {
-	struct ql_err e = {0};
-
 	if (!st->in_tx)
 		return;
 	st->in_tx = false;
-	if (sqlite3_get_autocommit(st->db) == 0 && ql_store_run(st, &e, "ROLLBACK", "") < 0)
-		ql_log(QL_LOG_ERROR, "store", "rollback: %s", e.message);
+	if (sqlite3_get_autocommit(st->db) == 0 && sqlite3_exec(st->db, "ROLLBACK", NULL, NULL, NULL) != SQLITE_OK)
+		ql_log(QL_LOG_ERROR, "store", "rollback: %s", sqlite3_errmsg(st->db));
 }
 
 static sqlite3_stmt *prepared(struct ql_store *st, const char *sql, struct ql_err *e)
@@ -326,6 +354,8 @@ int ql_store_run(struct ql_store *st, struct ql_err *e, const char *sql, const c
 
 	if (e == NULL)
 		e = &local;
+	if (st->broken)
+		return ql_err_set(e, QL_EIO, "store: the database cannot be trusted any more");
 	va_start(ap, types);
 	q = query(st, e, sql, types, ap);
 	va_end(ap);
@@ -334,6 +364,12 @@ int ql_store_run(struct ql_store *st, struct ql_err *e, const char *sql, const c
 	do
 		rc = ql_store_step(st, q, e);
 	while (rc > 0);
+	if (rc == QL_ENOSPC && st->on_space != NULL && st->on_space(st->space_user, true) && !st->in_tx) {
+		(void)sqlite3_reset(q); /* keeps what is bound */
+		do
+			rc = ql_store_step(st, q, e);
+		while (rc > 0);
+	}
 	ql_store_done(q);
 	return rc < 0 ? rc : sqlite3_changes(st->db);
 }

@@ -25,8 +25,14 @@ void ql_store_close(struct ql_store *st); /* with a truncating WAL checkpoint; a
 int ql_store_integrity(struct ql_store *st, struct ql_err *e);
 void ql_store_metrics(struct ql_store *st, struct ql_metrics *m);
 
-/* Transactions do not nest.  commit: on failure the transaction is rolled back; an I/O error of the database is fatal for
- * control (ql_store_broken is true from then on). */
+/* Asked for disk space before each transaction (full false) and after a write that found the disk full (true): returns true if it
+ * freed some; then a statement outside of transactions is tried again.  NULL: nobody can. */
+void ql_store_on_space(struct ql_store *st, bool (*fn)(void *user, bool full), void *user);
+/* Told once when an error of the medium makes the database untrustworthy.  From then on nothing is written any more. */
+void ql_store_on_broken(struct ql_store *st, void (*fn)(void *user), void *user);
+
+/* Transactions do not nest.  commit: on failure the transaction is rolled back (QL_ENOSPC: the disk is full, all is as before it);
+ * an I/O error of the database is fatal for control (ql_store_broken is true from then on). */
 int ql_store_begin(struct ql_store *st, struct ql_err *e);
 int ql_store_commit(struct ql_store *st, struct ql_err *e);
 void ql_store_rollback(struct ql_store *st);

@@ -2,6 +2,7 @@
 
 usage: control_test.py QLORAD-CONTROL FAKE-ENGINE [name…]      (standard library only)
 """
+import contextlib
 import http.client
 import json
 import os
@@ -545,6 +546,89 @@ def test_space(state):
     os.unlink(big)
     d.until(lambda: d.get(j)["status"] == "running", "resumed by itself")
     assert d.stop() == 0
+
+
+class Mount:
+    """A small file system of its own at `path`; .fill() leaves no byte free, .drain() gives all back."""
+    def __init__(self, path, size):
+        self.path, self.ballast = path, os.path.join(path, "ballast")
+        os.makedirs(path)
+        p = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=%s,mode=700" % size, "tmpfs", path], capture_output=True)
+        self.ok = p.returncode == 0
+        if not self.ok:
+            print("     SKIPPED: no right to mount a small file system here")
+
+    def fill(self):
+        with open(self.ballast, "ab", buffering=0) as f:
+            for n in (1 << 24, 1 << 20, 1 << 12, 1):
+                with contextlib.suppress(OSError):
+                    while f.write(b"x" * n) > 0:
+                        pass
+
+    def drain(self):
+        os.unlink(self.ballast)
+
+    def close(self):
+        if self.ok:
+            subprocess.run(["umount", "-l", self.path], check=True)
+
+
+def test_full_disk(state):
+    """Commits that find no room: refused by name, nothing half done, and all goes on when there is space."""
+    m = Mount(state, "6m")
+    if not m.ok:
+        return
+    try:
+        d = Daemon(state, {"QLORAD_TEST_STEP_MS": "20", "QLORAD_TEST_STEPS": "40", "QLORAD_TEST_SAVE": "1000"}, ("--space-reserve-bytes", "0"))
+        f = d.file()
+        held = d.job(f, qlora={"auto_start": False})
+        d.wait(held, "paused")
+        unused, j = d.file(), d.job(f)
+        d.until(lambda: d.get(j)["qlora"].get("progress", {}).get("step", 0) >= 3, "steps")
+        m.fill()
+        for method, path, body in (("POST", "/v1/fine_tuning/jobs", {"model": "fake", "training_file": f}),
+                                   ("POST", "/v1/fine_tuning/jobs/%s/resume" % held, None),
+                                   ("POST", "/v1/fine_tuning/jobs/%s/cancel" % held, None), ("DELETE", "/v1/files/" + unused, None)):
+            status, b = d.call(method, path, body)
+            assert status == 503 and b["error"]["code"] == "no_space" and int(d.headers["retry-after"]) > 0, (path, status, b)
+        assert d.upload()[0] == 503
+        # what is shown is what is stored; the job runs on, dies at its end (nothing can be written), and waits
+        assert d.get(held)["qlora"]["state"] == "paused" and len(d.ok("GET", "/v1/fine_tuning/jobs")["data"]) == 2
+        d.until(lambda: d.ok("GET", "/v1/status")["engine"]["restarts"] >= 1, "the engine's end")
+        time.sleep(1)
+        assert d.get(j)["status"] in ("running", "queued") and d.p.poll() is None
+        d.stop(signal.SIGKILL)
+        d.start()  # on a full disk too
+        assert d.get(j)["status"] in ("running", "queued")
+        m.drain()
+        assert d.ok("POST", "/v1/fine_tuning/jobs/%s/cancel" % held)["status"] == "cancelled"
+        assert d.wait(j, "succeeded", "failed")["status"] == "succeeded"
+        checked_steps(d.messages(j), 40)
+        assert d.stop() == 0
+        assert subprocess.run([PROGRAM, "check", "--state-dir", state], capture_output=True).stdout == b"ok\n"
+    finally:
+        m.close()
+
+
+def test_reserve(state):
+    """The store's own reserve: deletes and cancels are committed on a full disk."""
+    m = Mount(state, "400m")
+    if not m.ok:
+        return
+    try:
+        d = Daemon(state, {"QLORAD_TEST_STEP_MS": "300", "QLORAD_TEST_STEPS": "100"}, ("--space-reserve-bytes", "1"))
+        reserve = os.path.join(state, "reserve")
+        assert os.path.getsize(reserve) == 64 << 20
+        j, unused = d.job(d.file()), d.file()
+        d.wait(j, "running")
+        m.fill()
+        assert d.ok("DELETE", "/v1/files/" + unused)["deleted"] is True and not os.path.exists(reserve)
+        assert d.ok("POST", "/v1/fine_tuning/jobs/%s/cancel" % j)["status"] == "cancelled"
+        m.drain()
+        d.until(lambda: os.path.exists(reserve), "the reserve is made again")
+        assert d.stop() == 0
+    finally:
+        m.close()
 
 
 def test_notify(state):
