@@ -1,7 +1,7 @@
 /* engine.h - the engine process: one base model, one device, the protocol of daemon/ipc.h.  Private to this directory.
  *
  * Threads: the reader (main) takes frames, answers what needs no device, and starts the others; one scheduler thread for
- * inference; one thread for each running job or validation; one for exports.  Device work goes through the model's gate.  Frames
+ * inference; one thread for each running job and each task (validation, preview, import); one for exports.  Device work goes through the model's gate.  Frames
  * are written under one lock, so each arrives whole.  A device failure sends `fatal` and ends the process at once. */
 #ifndef QL_DAEMON_ENGINE_H
 #define QL_DAEMON_ENGINE_H
@@ -18,6 +18,7 @@
 
 struct job;
 struct export_task;
+struct engine_task;
 struct ql_memory_plan;
 
 struct engine {
@@ -41,11 +42,11 @@ struct engine {
 	bool infer_started;
 	/* work */
 	pthread_mutex_t lock;
-	pthread_cond_t idle; /* a job or export ended */
+	pthread_cond_t idle; /* a job, an export or a task ended */
 	struct job *jobs;
+	struct engine_task *tasks;
 	struct export_task *exports;
 	bool export_running;
-	_Atomic bool importing, previewing;
 	_Atomic unsigned long trained_tokens;
 	double last_status;
 	unsigned long last_generated;
@@ -69,6 +70,31 @@ void engine_unload(struct engine *g);
 int engine_template(struct engine *g, const char *text, const struct ql_tmpl **out, struct ql_tmpl **owned, char sha256[65],
 		    struct ql_err *e);
 int engine_open_state_dir(void *engine, const char *dir, struct ql_err *e); /* ql_adapter_open */
+
+/* task.c: a thread that owns a frame */
+struct engine_task_kind {
+	const char *name; /* for messages */
+	bool alone;	  /* at most one at a time; the next is refused with QL_EBUSY */
+	/* On the task's thread.  *out is handed to answer, which is always called, and steals it. */
+	int (*work)(struct engine_task *t, json_t **out, struct ql_err *e);
+	void (*answer)(struct engine_task *t, int rc, json_t *out, const struct ql_err *e);
+};
+struct engine_task {
+	struct engine *g;
+	const struct engine_task_kind *kind;
+	json_t *frame;
+	int64_t id;		/* of the frame, 0 if it has none */
+	_Atomic bool cancelled; /* to end early; what it answers then is not awaited */
+	bool done;		/* under the engine's lock */
+	struct engine_task *next;
+};
+/* Starts it; the frame is borrowed.  QL_EBUSY, QL_ENOMEM: nothing was started. */
+int engine_task_start(struct engine *g, const struct engine_task_kind *kind, const json_t *frame, struct ql_err *e);
+int engine_task_cancelled(void *task); /* as a callback of long work */
+/* The answer of an infer frame: infer_result or infer_error. */
+void engine_task_answer(struct engine_task *t, int rc, json_t *out, const struct ql_err *e);
+void engine_tasks_cancel(struct engine *g, const char *job, int64_t attempt); /* those of the job's frame */
+void engine_tasks_drain(struct engine *g); /* asks all to end early and waits */
 
 /* jobs.c, validate.c */
 void engine_validate(struct engine *g, json_t *frame);

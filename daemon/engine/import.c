@@ -2,7 +2,7 @@
  *
  * The upload is a PEFT directory as an uncompressed tar (adapter_config.json and adapter_model.safetensors, in any one directory)
  * or a GGUF LoRA; which of the two, its first bytes tell.  Everything in it is untrusted: tar.h, peft.h.  One import at a time,
- * on a thread of its own, without the device. */
+ * as a task (task.c), without the device. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,12 +15,6 @@
 #include "core/formats/tar.h"
 #include "core/train/checkpoint.h"
 #include "daemon/engine/engine.h"
-
-struct import {
-	struct engine *g;
-	json_t *frame;
-	int64_t id;
-};
 
 static int unpack(struct engine *g, const char *file, int fd, struct ql_adapter_file *f, struct ql_err *e)
 {
@@ -89,8 +83,9 @@ static int describe(const struct ql_adapter_file *f, const struct ql_manifest *m
 	return *out == NULL ? ql_err_set(e, QL_ENOMEM, "import") : QL_OK;
 }
 
-static int fill(struct engine *g, const char *file, int fd, json_t **out, struct ql_err *e)
+static int fill(struct engine_task *t, const char *file, int fd, json_t **out, struct ql_err *e)
 {
+	struct engine *g = t->g;
 	static const char *const files[] = {"adapter_config.json", "adapter_model.safetensors", "qlorad.json", NULL};
 	struct ql_adapter_write_opts o = {.dtype = QL_F32, .base_name = ql_source_name(g->source)};
 	struct ql_adapter_file f = {0};
@@ -100,8 +95,12 @@ static int fill(struct engine *g, const char *file, int fd, json_t **out, struct
 
 	if (rc == QL_EMISMATCH || rc == QL_ENONFINITE || (rc == QL_ENOTFOUND && e->param[0] != '\0')) /* the file's fault */
 		rc = e->code = QL_EFORMAT;
-	if (rc != QL_OK)
+	if (rc == QL_OK && t->cancelled)
+		rc = ql_err_set(e, QL_ECANCELLED, "the engine is stopping");
+	if (rc != QL_OK) {
+		ql_adapter_file_free(&f);
 		return rc;
+	}
 	f.dropout = 0; /* of its own training */
 	(void)snprintf(sidecar, sizeof sidecar, "{\"format\": 1, \"imported\": true, \"base\": \"%s\"}\n", g->model->base_sha256);
 	rc = ql_adapter_write(&f, &g->model->arch, fd, &o, e);
@@ -111,11 +110,13 @@ static int fill(struct engine *g, const char *file, int fd, json_t **out, struct
 		rc = ql_manifest_write(fd, files, &m, e);
 	if (rc == QL_OK)
 		rc = describe(&f, &m, out, e);
+	if (rc == QL_OK && t->cancelled)
+		rc = ql_err_set(e, QL_ECANCELLED, "the engine is stopping");
 	ql_adapter_file_free(&f);
 	return rc;
 }
 
-static int run(struct import *x, json_t **out, struct ql_err *e)
+static int work(struct engine_task *x, json_t **out, struct ql_err *e)
 {
 	const char *file = NULL, *dir = NULL;
 	int parent = -1, fd = -1, rc = ql_json_get_str(x->frame, "file", 1, 256, &file, e);
@@ -129,7 +130,7 @@ static int run(struct import *x, json_t **out, struct ql_err *e)
 	if (rc == QL_OK)
 		rc = ql_io_dir_begin(parent, dir + 9, &fd, e);
 	if (rc == QL_OK) {
-		rc = fill(x->g, file, fd, out, e);
+		rc = fill(x, file, fd, out, e);
 		if (rc == QL_OK)
 			rc = ql_io_dir_publish(parent, dir + 9, fd, e);
 		else
@@ -140,47 +141,11 @@ static int run(struct import *x, json_t **out, struct ql_err *e)
 	return rc;
 }
 
-static void *import_main(void *arg)
-{
-	struct import *x = arg;
-	struct engine *g = x->g;
-	json_t *out = NULL;
-	struct ql_err e = {0};
-
-	if (run(x, &out, &e) == QL_OK) {
-		engine_send_result(x->id, out);
-	} else {
-		json_decref(out);
-		engine_send_error(x->id, &e);
-	}
-	json_decref(x->frame);
-	free(x);
-	g->importing = false;
-	return NULL;
-}
-
 void engine_import(struct engine *g, const json_t *frame, int64_t id)
 {
-	struct import *x = NULL;
+	static const struct engine_task_kind kind = {.name = "import", .alone = true, .work = work, .answer = engine_task_answer};
 	struct ql_err e = {0};
-	pthread_t t;
 
-	if (atomic_exchange(&g->importing, true)) {
-		(void)ql_err_set(&e, QL_EBUSY, "another adapter is being imported");
+	if (engine_task_start(g, &kind, frame, &e) != QL_OK)
 		engine_send_error(id, &e);
-		return;
-	}
-	x = malloc(sizeof *x);
-	if (x != NULL) {
-		*x = (struct import){g, json_incref((json_t *)(uintptr_t)frame), id};
-		if (pthread_create(&t, NULL, import_main, x) == 0) {
-			(void)pthread_detach(t);
-			return;
-		}
-		json_decref(x->frame);
-		free(x);
-	}
-	g->importing = false;
-	(void)ql_err_set(&e, QL_ENOMEM, "no thread for the import");
-	engine_send_error(id, &e);
 }

@@ -389,7 +389,9 @@ static void send_stopped(struct job *j, uint64_t step)
 	json_t *o = frame_for(j, "stopped");
 
 	put_int(o, "step", step);
+	(void)pthread_mutex_lock(&j->g->lock); /* a cancel may follow a pause */
 	(void)json_object_set_new(o, "mode", json_string(j->stop_mode));
+	(void)pthread_mutex_unlock(&j->g->lock);
 	engine_send(o);
 }
 
@@ -472,6 +474,7 @@ void engine_job_stop(struct engine *g, const json_t *frame)
 			j->stop = strcmp(mode, "cancel") == 0 ? QL_TRAIN_CANCEL : QL_TRAIN_PAUSE;
 		}
 	(void)pthread_mutex_unlock(&g->lock);
+	engine_tasks_cancel(g, id, json_integer_value(json_object_get(frame, "attempt"))); /* a validation knows only this */
 }
 
 uint64_t engine_jobs_memory(struct engine *g)

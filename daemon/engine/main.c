@@ -252,6 +252,7 @@ int ql_engine_main(int argc, char **argv)
 	ql_buf_free(&in);
 	engine_jobs_drain(&g);
 	engine_exports_drain(&g);
+	engine_tasks_drain(&g);
 	engine_unload(&g);
 	return 0;
 }

@@ -1,5 +1,5 @@
 /* preview.c - infer kind "preview": the first lines of a file as a job would train on them.  Lines may be long and templates slow, so a
- * thread of its own does it, one at a time; the reader stays free. */
+ * task of its own does it, one at a time; the reader stays free. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,12 +9,6 @@
 #include "daemon/engine/engine.h"
 
 #define ANSWER_MAX QL_MIB(3) /* of QL_FRAME_MAX: text that must be escaped grows */
-
-struct preview {
-	struct engine *g;
-	json_t *frame;
-	int64_t id;
-};
 
 static int make(struct engine *g, const json_t *f, json_t **out, struct ql_err *e)
 {
@@ -36,45 +30,13 @@ static int make(struct engine *g, const json_t *f, json_t **out, struct ql_err *
 	return ql_dataset_preview(out, g->state_fd, file, &o, (size_t)lines, ANSWER_MAX, e);
 }
 
-static void *preview_main(void *arg)
-{
-	struct preview *p = arg;
-	struct engine *g = p->g;
-	json_t *out = NULL;
-	struct ql_err e = {0};
-
-	if (make(g, p->frame, &out, &e) == QL_OK)
-		engine_send_result(p->id, out);
-	else
-		engine_send_error(p->id, &e);
-	json_decref(p->frame);
-	free(p);
-	g->previewing = false;
-	return NULL;
-}
+static int work(struct engine_task *t, json_t **out, struct ql_err *e) { return make(t->g, t->frame, out, e); }
 
 void engine_preview(struct engine *g, const json_t *frame, int64_t id)
 {
-	struct preview *p = NULL;
+	static const struct engine_task_kind kind = {.name = "preview", .alone = true, .work = work, .answer = engine_task_answer};
 	struct ql_err e = {0};
-	pthread_t t;
 
-	if (atomic_exchange(&g->previewing, true)) {
-		(void)ql_err_set(&e, QL_EBUSY, "another preview is being made");
+	if (engine_task_start(g, &kind, frame, &e) != QL_OK)
 		engine_send_error(id, &e);
-		return;
-	}
-	p = malloc(sizeof *p);
-	if (p != NULL) {
-		*p = (struct preview){g, json_incref((json_t *)(uintptr_t)frame), id};
-		if (pthread_create(&t, NULL, preview_main, p) == 0) {
-			(void)pthread_detach(t);
-			return;
-		}
-		json_decref(p->frame);
-		free(p);
-	}
-	g->previewing = false;
-	(void)ql_err_set(&e, QL_ENOMEM, "no thread for the preview");
-	engine_send_error(id, &e);
 }

@@ -72,15 +72,10 @@ static const char *code_of(int rc, const struct ql_err *e, bool validation)
 	return validation ? "invalid_validation_file" : "invalid_training_file";
 }
 
-struct check {
-	struct engine *g;
-	json_t *frame;
-};
-
-static int check_files(struct engine *g, const json_t *f, json_t *reply, bool *validation, struct ql_dataset_report *rep,
-		       struct ql_err *e)
+static int check_files(struct engine_task *task, json_t *reply, bool *validation, struct ql_dataset_report *rep, struct ql_err *e)
 {
-	const json_t *recipe = json_object_get(f, "recipe");
+	struct engine *g = task->g;
+	const json_t *f = task->frame, *recipe = json_object_get(f, "recipe");
 	const char *path = NULL, *valid = NULL;
 	struct ql_dataset *d = NULL;
 	struct ql_tmpl *owned = NULL;
@@ -99,7 +94,7 @@ static int check_files(struct engine *g, const json_t *f, json_t *reply, bool *v
 	if (rc == QL_OK)
 		rc = engine_template(g, r.chat_template, &t, &owned, hex, e);
 	if (rc == QL_OK)
-		rc = engine_dataset(g, path == NULL ? "" : path, recipe, t, r.max_seq_length, MIN_EXAMPLES, NULL, NULL, &d, rep, e);
+		rc = engine_dataset(g, path == NULL ? "" : path, recipe, t, r.max_seq_length, MIN_EXAMPLES, engine_task_cancelled, task, &d, rep, e);
 	if (rc != QL_OK)
 		goto cleanup;
 	(void)json_object_set_new(reply, "dataset", report_json(rep));
@@ -108,7 +103,7 @@ static int check_files(struct engine *g, const json_t *f, json_t *reply, bool *v
 	d = NULL;
 	if (valid != NULL) {
 		*validation = true;
-		rc = engine_dataset(g, valid, recipe, t, r.max_seq_length, 1, NULL, NULL, &d, rep, e);
+		rc = engine_dataset(g, valid, recipe, t, r.max_seq_length, 1, engine_task_cancelled, task, &d, rep, e);
 		if (rc != QL_OK)
 			goto cleanup;
 		(void)json_object_set_new(reply, "validation", report_json(rep));
@@ -127,48 +122,45 @@ cleanup:
 	return rc;
 }
 
-static void *validate_main(void *arg)
+/* The frame is made whatever comes out; `answer` sends it. */
+static int work(struct engine_task *t, json_t **out, struct ql_err *e)
 {
-	struct check *c = arg;
-	json_t *f = c->frame;
-	json_t *reply = json_pack("{s:s, s:O, s:O, s:n}", "type", "validated", "job", json_object_get(f, "job"), "attempt",
-				  json_object_get(f, "attempt"), "validation");
+	json_t *reply = json_pack("{s:s, s:O, s:O, s:n}", "type", "validated", "job", json_object_get(t->frame, "job"), "attempt",
+				  json_object_get(t->frame, "attempt"), "validation");
 	struct ql_dataset_report *rep = calloc(1, sizeof *rep);
-	struct ql_err e = {0};
 	bool validation = false;
-	int rc = rep == NULL || reply == NULL ? ql_err_set(&e, QL_ENOMEM, "no memory to check the files")
-					      : check_files(c->g, f, reply, &validation, rep, &e);
+	int rc = rep == NULL || reply == NULL ? ql_err_set(e, QL_ENOMEM, "no memory to check the files")
+					      : check_files(t, reply, &validation, rep, e);
 
 	(void)json_object_set_new(reply, "ok", json_boolean(rc == QL_OK));
 	if (rep != NULL)
 		add_faults(reply, rep);
 	if (rc != QL_OK) {
-		bool recipe = strcmp(e.param, "rank_pattern") == 0 || strcmp(e.param, "alpha_pattern") == 0; /* only the engine knows the modules */
+		bool recipe = strcmp(e->param, "rank_pattern") == 0 || strcmp(e->param, "alpha_pattern") == 0; /* only the engine knows the modules */
 
-		(void)json_object_set_new(reply, "code", json_string(recipe ? "invalid_value" : code_of(rc, &e, validation)));
-		(void)json_object_set_new(reply, "message", json_string(e.message));
-		(void)json_object_set_new(reply, "param", json_string(recipe ? e.param : validation ? "validation_file" : "training_file"));
+		(void)json_object_set_new(reply, "code", json_string(recipe ? "invalid_value" : code_of(rc, e, validation)));
+		(void)json_object_set_new(reply, "message", json_string(e->message));
+		(void)json_object_set_new(reply, "param", json_string(recipe ? e->param : validation ? "validation_file" : "training_file"));
 	}
-	engine_send(reply);
 	free(rep);
-	json_decref(f);
-	free(c);
-	return NULL;
+	*out = reply;
+	return rc;
+}
+
+static void answer(struct engine_task *t, int rc, json_t *out, const struct ql_err *e)
+{
+	(void)rc, (void)e;
+	if (t->cancelled)
+		json_decref(out);
+	else
+		engine_send(out);
 }
 
 void engine_validate(struct engine *g, json_t *frame)
 {
-	struct check *c = malloc(sizeof *c);
+	static const struct engine_task_kind kind = {.name = "validation", .work = work, .answer = answer};
 	struct ql_err e = {0};
-	pthread_t t;
 
-	if (c != NULL) {
-		*c = (struct check){g, json_incref(frame)};
-		if (pthread_create(&t, NULL, validate_main, c) == 0) {
-			(void)pthread_detach(t);
-			return;
-		}
-	}
-	(void)ql_err_set(&e, QL_ENOMEM, "no thread to check the files");
-	engine_fatal(70, &e);
+	if (engine_task_start(g, &kind, frame, &e) != QL_OK)
+		engine_fatal(70, &e);
 }

@@ -194,6 +194,23 @@ def test_pause_resume_and_drain_same_bits(tmp_path, model, reference):
     assert d.stop() == 0
 
 
+def test_drain_during_a_validation(tmp_path, model):
+    """The engine frees its tokenizer only when nothing reads a file with it any more; the job is validated at the next start."""
+    d = Daemon(tmp_path, ["--device", "cpu", "--threads", "2", "--model-name", "tiny"], base=model, real=True).start()
+    train = d.upload(tiny_model.chat_lines(2000) * 60).json["id"]
+    jid = d.post("/v1/fine_tuning/jobs", {"model": "tiny", "training_file": train, "qlora": {"auto_start": False}}).json["id"]
+    time.sleep(0.3)
+    assert job(d, jid)["status"] == "validating_files", "the file is too small for this test"
+    assert d.stop() == 0
+    assert "engine: ended: drained" in "".join(d.log), "".join(d.log[-5:])
+    d.start()
+    # cancelled while it is read: the next one is not kept waiting
+    assert job(d, jid)["status"] == "validating_files"
+    assert d.post(f"/v1/fine_tuning/jobs/{jid}/cancel").json["status"] == "cancelled"
+    finish(d, submit(d, max_steps=1, valid=False))
+    assert d.stop() == 0
+
+
 def test_memory_plan(daemon, model):
     layers = json.loads((pathlib.Path(model) / "config.json").read_text())["num_hidden_layers"]
     done = finish(daemon, submit(daemon, valid=False, max_steps=2))["qlora"]
