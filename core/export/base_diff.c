@@ -31,6 +31,7 @@ int ql_export_check_original(const struct ql_source *s, struct ql_err *e)
 
 struct sums {
 	double square, diff, max;
+	uint64_t done, total; /* elements */
 };
 
 static int compare(const struct ql_export *x, const struct ql_arch_tensor *t, float *w, float *q, struct sums *s, struct ql_err *e)
@@ -52,6 +53,9 @@ static int compare(const struct ql_export *x, const struct ql_arch_tensor *t, fl
 			s->diff += d * d;
 			s->max = fabs(d) > s->max ? fabs(d) : s->max;
 		}
+		s->done += n * t->cols;
+		if (rc == QL_OK && x->progress != NULL && x->progress(x->progress_ctx, (double)s->done / (double)s->total) != 0)
+			rc = ql_err_set(e, QL_ECANCELLED, "export cancelled");
 	}
 	return rc;
 }
@@ -69,6 +73,7 @@ int ql_export_base_diff(const struct ql_export *x, struct ql_export_diff *out, s
 	for (size_t i = 0; i < ql_arch_tensor_count(a); i++) {
 		ql_arch_tensor_at(a, i, &t);
 		most = t.cols > most ? t.cols : most;
+		s.total += t.module < 0 ? 0 : (uint64_t)t.rows * t.cols;
 	}
 	w = malloc(most * sizeof *w);
 	q = malloc(most * sizeof *q);

@@ -58,7 +58,7 @@ int ql_export_hf(const struct ql_export *x, enum ql_export_type type, int dirfd,
 
 /* For merging into the original weights (read_f32 NULL).  check: every linear of the source is stored in 16 or 32 bits, else
  * QL_EUNSUPPORTED with param merge_base.  diff: over all linears, W original against the Q that x->read_f32 gives:
- * relative_rms = √(Σ(W - Q)²/ΣW²) in fp64, max_abs = max|W - Q|.  Reads every linear once. */
+ * relative_rms = √(Σ(W - Q)²/ΣW²) in fp64, max_abs = max|W - Q|.  Reads every linear once, telling x->progress, which may cancel. */
 struct ql_export_diff {
 	double relative_rms, max_abs;
 	uint32_t tensors;

@@ -20,7 +20,10 @@ struct export_task {
 	char id[80];
 	_Atomic bool cancelled;
 	double last_report;
+	double from, share; /* what is done now is this part of the whole */
 };
+
+#define DIFF_SHARE 0.3 /* of an export into original weights: reading both bases, against merging and checking */
 
 static int on_progress(void *ctx, double done)
 {
@@ -28,7 +31,7 @@ static int on_progress(void *ctx, double done)
 
 	if (engine_now() - x->last_report > 0.25) {
 		x->last_report = engine_now();
-		engine_send(json_pack("{s:s, s:s, s:f}", "type", "export_progress", "id", x->id, "progress", done));
+		engine_send(json_pack("{s:s, s:s, s:f}", "type", "export_progress", "id", x->id, "progress", x->from + x->share * done));
 	}
 	return x->cancelled;
 }
@@ -136,13 +139,16 @@ static json_t *list_files(int fd, struct ql_err *e)
 }
 
 /* Merging into the original weights: their difference from the base trained on goes into the report. */
-static int use_original(struct ql_export *ex, json_t **report, struct ql_err *e)
+static int use_original(struct export_task *x, struct ql_export *ex, json_t **report, struct ql_err *e)
 {
 	struct ql_export_diff d;
 	int rc = ql_export_check_original(ex->source, e);
 
+	x->share = DIFF_SHARE;
 	if (rc == QL_OK)
 		rc = ql_export_base_diff(ex, &d, e);
+	x->from = DIFF_SHARE;
+	x->share = 1 - DIFF_SHARE;
 	if (rc != QL_OK)
 		return rc;
 	*report = json_pack("{s:{s:f, s:f, s:I}}", "base_difference", "relative_rms", d.relative_rms, "max_abs", d.max_abs, "tensors",
@@ -170,7 +176,7 @@ static int run(struct export_task *x, json_t **files, json_t **report, struct ql
 	if (rc == QL_OK)
 		rc = ql_json_get_str(x->frame, "merge_base", 1, 32, &merge, e);
 	if (rc == QL_OK && merge != NULL && strcmp(merge, "original") == 0)
-		rc = use_original(&ex, report, e);
+		rc = use_original(x, &ex, report, e);
 	if (rc == QL_OK && (format == NULL || dir == NULL || strncmp(dir, "exports/", 8) != 0))
 		rc = ql_err_param(e, QL_EINVAL, "format", "export without format or place");
 	if (rc == QL_OK)
@@ -261,6 +267,7 @@ void engine_export(struct engine *g, json_t *frame)
 	}
 	x->g = g;
 	x->frame = json_incref(frame);
+	x->share = 1;
 	(void)snprintf(x->id, sizeof x->id, "%s", id);
 	(void)pthread_mutex_lock(&g->lock);
 	for (end = &g->exports; *end != NULL; end = &(*end)->next)

@@ -527,6 +527,19 @@ static void own_base(void **state)
 	teardown(&t);
 }
 
+static struct {
+	int calls, stop_at;
+	double last;
+} told;
+
+static int on_told(void *ctx, double done)
+{
+	(void)ctx;
+	assert_true(done > told.last && done <= 1);
+	told.last = done;
+	return ++told.calls == told.stop_at;
+}
+
 /* Merging into the original weights: only where they exist, and the difference from the other base is told. */
 static void original_base(void **state)
 {
@@ -539,6 +552,17 @@ static void original_base(void **state)
 	t.x.read_f32 = twos;
 	t.x.ctx = &t;
 	assert_int_equal(ql_export_check_original(t.src, &t.e), QL_OK);
+	t.x.progress = on_told;
+	memset(&told, 0, sizeof told);
+	assert_int_equal(ql_export_base_diff(&t.x, &d, &t.e), QL_OK);
+	assert_true(told.calls >= (int)(t.a.num_hidden_layers * QL_MODULES) && told.last >= 1);
+	for (int at = told.calls; at > 0; at = at * 2 / 3) { /* cancelled anywhere */
+		memset(&told, 0, sizeof told);
+		told.stop_at = at;
+		assert_int_equal(ql_export_base_diff(&t.x, &d, &t.e), QL_ECANCELLED);
+		assert_int_equal(told.calls, at);
+	}
+	t.x.progress = NULL;
 	assert_int_equal(ql_export_base_diff(&t.x, &d, &t.e), QL_OK);
 	assert_int_equal(d.tensors, t.a.num_hidden_layers * QL_MODULES);
 	for (size_t i = 0; i < ql_arch_tensor_count(&t.a); i++) {
