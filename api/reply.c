@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "api/sse.h"
 #include "core/base/json.h"
@@ -131,7 +132,11 @@ void ql_reply_fault(struct ql_req *r, const struct ql_fault *f) { ql_reply_fault
 
 void ql_reply_fd(struct ql_req *r, int status, const char *type, int fd, uint64_t offset, uint64_t size)
 {
-	finish(r, status, type, MHD_create_response_from_fd_at_offset64(size, fd, offset));
+	struct MHD_Response *resp = MHD_create_response_from_fd_at_offset64(size, fd, offset);
+
+	if (resp == NULL) /* else the library closes it */
+		(void)close(fd);
+	finish(r, status, type, resp);
 }
 
 void ql_reply_repeatable(struct ql_req *r, struct ql_reply *reply)

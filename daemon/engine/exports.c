@@ -2,6 +2,7 @@
  * offered.  One runs at a time, in order of arrival, on its own thread and without the device. */
 #include <ctype.h>
 #include <dirent.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -115,11 +116,19 @@ static int write_one(struct export_task *x, const struct ql_export *ex, const ch
 
 static json_t *list_files(int fd, struct ql_err *e)
 {
-	json_t *list = json_array();
-	DIR *d = fdopendir(dup(fd));
+	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	DIR *d = copy < 0 ? NULL : fdopendir(copy);
+	json_t *list;
 	struct dirent *ent;
 
-	while (d != NULL && (ent = readdir(d)) != NULL) {
+	if (d == NULL) {
+		(void)ql_err_errno(e, "list the export's files");
+		if (copy >= 0)
+			(void)close(copy);
+		return NULL;
+	}
+	list = json_array();
+	while ((ent = readdir(d)) != NULL) {
 		uint64_t size;
 		char hex[65];
 
@@ -133,8 +142,7 @@ static json_t *list_files(int fd, struct ql_err *e)
 		(void)json_array_append_new(list, json_pack("{s:s, s:I, s:s}", "name", ent->d_name, "bytes", (json_int_t)size,
 							    "sha256", hex));
 	}
-	if (d != NULL)
-		(void)closedir(d);
+	(void)closedir(d);
 	return list;
 }
 
@@ -197,12 +205,12 @@ static int run(struct export_task *x, json_t **files, json_t **report, struct ql
 	rc = write_one(x, &ex, format, quant != NULL ? quant : strcmp(format, "gguf_lora") == 0 ? "f32" : strcmp(format, "safetensors") == 0 ? "bf16" : "f16", fd, e);
 	ql_pool_free(ex.pool);
 	free(ex.digests);
-	if (rc == QL_OK) {
-		*files = list_files(fd, e);
-		rc = *files == NULL ? QL_EIO : ql_io_dir_publish(parent, dir + 8, fd, e);
-	} else {
+	if (rc == QL_OK && (*files = list_files(fd, e)) == NULL)
+		rc = e->code != QL_OK ? e->code : ql_err_set(e, QL_ENOMEM, "export");
+	if (rc == QL_OK)
+		rc = ql_io_dir_publish(parent, dir + 8, fd, e);
+	else
 		ql_io_dir_abort(parent, dir + 8, fd);
-	}
 cleanup:
 	ql_adapter_file_free(&adapter);
 	ql_buf_free(&tmpl);
@@ -218,11 +226,12 @@ static void work(struct export_task *x)
 	int rc = x->cancelled ? ql_err_set(&e, QL_ECANCELLED, "cancelled") : run(x, &files, &report, &e);
 
 	if (rc == QL_OK)
-		engine_send(json_pack("{s:s, s:s, s:o, s:O?}", "type", "export_done", "id", x->id, "files", files, "verification", report));
+		engine_send(json_pack("{s:s, s:s, s:O, s:O?}", "type", "export_done", "id", x->id, "files", files, "verification", report));
 	else
 		engine_send(json_pack("{s:s, s:s, s:s, s:s, s:s}", "type", "export_failed", "id", x->id, "code",
 				      rc == QL_ECANCELLED ? "cancelled" : engine_error_word(rc, e.param), "message", e.message,
 				      "param", e.param));
+	json_decref(files);
 	json_decref(report);
 }
 
