@@ -36,7 +36,7 @@ void ql_h_version(struct ql_req *r) { ql_reply_json(r, 200, ql_control_version(r
 
 void ql_h_status(struct ql_req *r)
 {
-	if (!ql_reply_unchanged(r, ql_control_revision(r->ctl, &r->who), ql_control_tick(r->ctl, NULL)))
+	if (!ql_reply_unchanged(r, ql_control_revision(r->ctl, &r->who), ql_control_status_tick(r->ctl)))
 		ql_reply_json(r, 200, ql_control_status(r->ctl, &r->who));
 }
 

@@ -204,6 +204,15 @@ static json_t *queue_json(struct ql_control *ctl, const struct ql_who *who)
 	return list;
 }
 
+int64_t ql_control_status_tick(const struct ql_control *ctl)
+{
+	int64_t tick = ctl->jobs->tick + ctl->draining;
+
+	for (size_t i = 0; i < ctl->n_engines; i++)
+		tick += ctl->engines[i]->tick;
+	return tick;
+}
+
 static int64_t file_size(struct ql_control *ctl, const char *name)
 {
 	struct stat st;

@@ -77,6 +77,9 @@ void ql_control_free(struct ql_control *ctl);
 int64_t ql_control_revision(struct ql_control *ctl, const struct ql_who *who);
 /* Counts progress pushes: of one job, or (id NULL) of everything volatile.  ETag: W/"r<revision>-<tick>".  No SQL. */
 int64_t ql_control_tick(struct ql_control *ctl, const char *job);
+/* The same for GET /v1/status, which also shows the engines: their states, loading, queues and memory.  Uptime and free disk alone do
+ * not count. */
+int64_t ql_control_status_tick(const struct ql_control *ctl);
 
 /* True if the engine is ready and nothing drains; else *f (if not NULL) is the 503 to answer: loading, engine_unavailable
  * or draining, with retry_after. */

@@ -6,6 +6,7 @@
 #include "core/base/json.h"
 #include "core/base/limits.h"
 #include "core/base/log.h"
+#include "core/base/utf8.h"
 #include "daemon/engine_internal.h"
 #include "daemon/metrics.h"
 #include "daemon/store.h"
@@ -16,6 +17,7 @@ static int f_loading(struct ql_engine *en, const json_t *f, struct ql_err *e)
 	int rc = ql_json_get_num(f, "progress", 0, 1, &p, e);
 
 	en->load_progress = p;
+	en->tick++;
 	return rc;
 }
 
@@ -58,6 +60,7 @@ static int f_ready(struct ql_engine *en, const json_t *f, struct ql_err *e)
 	en->state = QL_ENGINE_READY;
 	en->since = (int64_t)time(NULL);
 	en->ready_ms = uv_now(en->ctl->loop);
+	en->tick++;
 	en->ever_ready = true;
 	en->load_deaths = 0;
 	en->load_progress = 1;
@@ -77,6 +80,8 @@ static int f_fatal(struct ql_engine *en, const json_t *f, struct ql_err *e)
 	int rc = ql_json_get_str(f, "message", 0, 4096, &message, e);
 
 	(void)snprintf(en->fatal, sizeof en->fatal, "%s", message);
+	en->fatal[ql_utf8_whole(en->fatal, strlen(en->fatal))] = '\0';
+	en->tick++;
 	return rc;
 }
 

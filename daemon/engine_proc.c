@@ -48,6 +48,7 @@ int ql_engines_open(struct ql_control *ctl, struct ql_err *e)
 	en->backoff_ms = BACKOFF_FIRST_MS;
 	en->next_id = 1;
 	en->since = (int64_t)time(NULL);
+	en->tick = en->since * 1000;
 	(void)uv_timer_init(ctl->loop, &en->timer);
 	en->timer.data = en;
 	text = ql_store_meta_get(ctl->store, "model");
@@ -70,6 +71,7 @@ static void state_set(struct ql_engine *en, enum ql_engine_state s)
 {
 	en->state = s;
 	en->since = (int64_t)time(NULL);
+	en->tick++;
 	ql_metrics_set(en->ctl->metrics, QLM_ENGINE_UP, "", s == QL_ENGINE_READY ? 1 : 0);
 }
 
@@ -238,6 +240,7 @@ static void settle(struct ql_engine *en)
 	if (en->closing)
 		return;
 	en->restarts++;
+	en->tick++;
 	ql_metrics_labels(labels, sizeof labels, "reason", reason, (char *)NULL);
 	ql_metrics_add(en->ctl->metrics, QLM_ENGINE_RESTARTS, labels, 1);
 	if (was_ready)

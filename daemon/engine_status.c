@@ -94,6 +94,20 @@ static void take_adapters(struct ql_engine *en, const json_t *f, const json_t *c
 	ql_metrics_set(m, QLM_V_LORA_INFO, labels, (double)time(NULL));
 }
 
+/* Whether /v1/status shows something else now. */
+static bool shows_change(const json_t *old, const json_t *now)
+{
+	static const char *const keys[] = {"running", "waiting", "tokens_per_second", "memory"};
+
+	for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+		const json_t *a = json_object_get(old, keys[i]), *b = json_object_get(now, keys[i]);
+
+		if (a != b && !json_equal(a, b))
+			return true;
+	}
+	return false;
+}
+
 int ql_engine_status_frame(struct ql_engine *en, const json_t *f, struct ql_err *e)
 {
 	const json_t *c = json_object_get(f, "counters");
@@ -124,6 +138,7 @@ int ql_engine_status_frame(struct ql_engine *en, const json_t *f, struct ql_err 
 	take_counter(en, c, "busy_infer_s", QLM_GPU_BUSY, "work=\"decode\"");
 	take_turns(en, f, c, labels);
 	take_adapters(en, f, c);
+	en->tick += shows_change(en->status, f);
 	json_decref(en->status);
 	en->status = json_copy((json_t *)(uintptr_t)f);
 	return QL_OK;

@@ -383,6 +383,22 @@ def test_requests_and_death(state):
     assert d.stop() == 0
 
 
+def test_status_tag(state):
+    """304 while nothing changes; the engine's death and its return are changes, though no job has any part in them."""
+    d = Daemon(state)
+    s = d.ok("GET", "/v1/status")
+    tag = d.headers["etag"]
+    look = lambda: d.call("GET", "/v1/status", headers={"If-None-Match": tag})
+    assert look()[0] == 304 and s["engine"]["state"] == "ready"
+    for pid in d.engine():
+        os.kill(pid, signal.SIGKILL)
+    status, s = d.until(lambda: (lambda r: r if r[0] != 304 else None)(look()), "the engine's death is shown")
+    assert status == 200 and s["engine"]["restarts"] == 1 and s["engine"]["state"] != "ready"
+    tag = d.headers["etag"]
+    d.until(lambda: (lambda r: r[0] == 200 and r[1]["engine"]["state"] == "ready")(look()), "its return is shown")
+    assert d.stop() == 0
+
+
 def test_repeats(state):
     d = Daemon(state)
     f = d.file()
