@@ -61,9 +61,9 @@ static bool start_one(struct ql_control *ctl)
 {
 	struct ql_err e = {0};
 	sqlite3_stmt *q = ql_store_query(ctl->store, &e,
-					 "SELECT id, model, format, quantization, project, merge_base FROM exports WHERE state = 'queued' ORDER BY seq LIMIT 1", "");
+					 "SELECT id, model, format, quantization, merge_base FROM exports WHERE state = 'queued' ORDER BY seq LIMIT 1", "");
 	char id[QL_ID_SIZE], model[QL_MODEL_NAME_SIZE], format[24], quantization[24], merge_base[24];
-	struct ql_who who = {.scopes = 0};
+	struct ql_who who = {.scopes = QL_SCOPE_ADMIN}; /* who ordered it was asked then; an admin's may be of another project */
 	struct ql_model_ref m;
 	bool found = q != NULL && ql_store_step(ctl->store, q, &e) == 1;
 
@@ -72,8 +72,7 @@ static bool start_one(struct ql_control *ctl)
 		(void)snprintf(model, sizeof model, "%s", ql_store_text(q, 1));
 		(void)snprintf(format, sizeof format, "%s", ql_store_text(q, 2));
 		(void)snprintf(quantization, sizeof quantization, "%s", ql_store_text(q, 3));
-		(void)snprintf(who.project, sizeof who.project, "%s", ql_store_text(q, 4));
-		(void)snprintf(merge_base, sizeof merge_base, "%s", ql_store_text(q, 5));
+		(void)snprintf(merge_base, sizeof merge_base, "%s", ql_store_text(q, 4));
 	}
 	ql_store_done(q);
 	if (!found)

@@ -69,14 +69,13 @@ static int send_start(struct ql_control *ctl, const struct ql_job *j, const char
 /* The adapter a job goes on from: its directory; fails the job when it is gone. */
 static bool find_source(struct ql_control *ctl, const struct ql_job *j, char dir[160])
 {
-	struct ql_who who = {.scopes = 0};
+	struct ql_who who = {.scopes = QL_SCOPE_ADMIN}; /* who made the job was asked then; an admin's may be of another project */
 	struct ql_model_ref ref;
 	struct ql_err e = {0};
 
 	dir[0] = '\0';
 	if (j->adapter_from[0] == '\0')
 		return true;
-	(void)snprintf(who.project, sizeof who.project, "%s", j->project);
 	if (ql_model_resolve(ctl, &who, j->adapter_from, &ref, NULL) == QL_OK) {
 		(void)snprintf(dir, 160, "%s", ref.dir);
 		return true;

@@ -496,6 +496,23 @@ def test_exports(state):
     assert d.stop() == 0
 
 
+def test_admin_of_all_projects(state):
+    """What an admin may name, it may export and train on, though it belongs to another project."""
+    d = Daemon(state)
+    one = subprocess.run([PROGRAM, "token", "add", "--project", "one", "--state-dir", state], capture_output=True, text=True).stdout.strip()
+    j = d.job(d.file(key=one), key=one)
+    model = d.wait(j, "succeeded")["fine_tuned_model"]
+    x = d.ok("POST", "/v1/exports", {"model": model, "format": "gguf"})["id"]
+    d.until(lambda: d.ok("GET", "/v1/exports/" + x)["status"] in ("succeeded", "failed"), "export")
+    assert d.ok("GET", "/v1/exports/" + x)["status"] == "succeeded"
+    assert d.call("GET", "/v1/exports/" + x, key=one)[0] == 404  # it is the admin's
+    k = d.job(d.file(), model=model)
+    assert d.wait(k, "succeeded", "failed")["error"] is None
+    two = subprocess.run([PROGRAM, "token", "add", "--project", "two", "--state-dir", state], capture_output=True, text=True).stdout.strip()
+    assert d.call("POST", "/v1/exports", {"model": model, "format": "gguf"}, key=two)[0] == 404
+    assert d.stop() == 0
+
+
 def test_stream(state):
     d = Daemon(state, {"QLORAD_TEST_STEP_MS": "30"})
     j = d.job(d.file())
