@@ -182,10 +182,11 @@ static bool prune_one(struct ql_control *ctl, const struct ql_job *j, const char
 	return true;
 }
 
-/* A checkpoint that a live job trains on is left alone, and so is the newest of the job. */
+/* A checkpoint that a live job trains on or an export reads is left alone, and so is the newest of the job. */
 #define PRUNABLE \
 	"SELECT seq, dir, name FROM checkpoints c WHERE job = ?1 AND step < (SELECT max(step) FROM checkpoints WHERE job = ?1 AND invalid = 0)" \
-	" AND NOT EXISTS (SELECT 1 FROM jobs WHERE adapter_from = c.name AND state NOT IN ('succeeded', 'failed', 'cancelled'))"
+	" AND NOT EXISTS (SELECT 1 FROM jobs WHERE adapter_from = c.name AND state NOT IN ('succeeded', 'failed', 'cancelled'))" \
+	" AND NOT EXISTS (SELECT 1 FROM exports WHERE model = c.name AND state IN ('queued', 'running'))"
 
 void ql_ckpt_prune(struct ql_control *ctl, const struct ql_job *j, bool final)
 {

@@ -496,6 +496,34 @@ def test_exports(state):
     assert d.stop() == 0
 
 
+def test_export_under_way(state):
+    """A checkpoint stays while an export reads it; a running export ends by DELETE, and goes back to the queue at a drain."""
+    hold = state + ".go"
+    d = Daemon(state, {"QLORAD_TEST_EXPORT_HOLD": hold, "QLORAD_TEST_STEPS": "40", "QLORAD_TEST_STEP_MS": "30"})
+    j = d.job(d.file(), qlora={"save_total_limit": 1})
+    names = lambda: [c["fine_tuned_model_checkpoint"] for c in d.ok("GET", "/v1/fine_tuning/jobs/%s/checkpoints" % j)["data"]]
+    first = d.until(names, "a checkpoint")[-1]
+    x = d.ok("POST", "/v1/exports", {"model": first, "format": "gguf"})["id"]
+    export = lambda: d.ok("GET", "/v1/exports/" + x)
+    d.until(lambda: export()["status"] == "running" and export()["progress"] == 0.5, "running")
+    d.wait(j, "succeeded")
+    step = "step-" + first.rsplit("-", 1)[1]
+    assert first in names() and step in os.listdir(os.path.join(state, "jobs", j)), (first, names())
+    # another one is cancelled while it waits, and this one by a drain
+    y = d.ok("POST", "/v1/exports", {"model": first, "format": "gguf"})["id"]
+    assert d.ok("DELETE", "/v1/exports/" + y)["deleted"] and export()["status"] == "running"
+    assert d.stop() == 0
+    d.start()
+    d.until(lambda: export()["status"] == "running", "running again")
+    z = d.ok("POST", "/v1/exports", {"model": first, "format": "gguf"})["id"]
+    assert d.ok("DELETE", "/v1/exports/" + x)["deleted"] is True
+    d.until(lambda: d.ok("GET", "/v1/exports/" + z)["status"] == "running", "the next one")
+    open(hold, "w").close()
+    d.until(lambda: d.ok("GET", "/v1/exports/" + z)["status"] == "succeeded", "done")
+    assert os.listdir(os.path.join(state, "exports")) == [z]
+    assert d.stop() == 0
+
+
 def test_admin_of_all_projects(state):
     """What an admin may name, it may export and train on, though it belongs to another project."""
     d = Daemon(state)

@@ -11,6 +11,7 @@
  *   QLORAD_TEST_EXIT=CODE          exit with it at init after a fatal frame
  *   QLORAD_TEST_GARBAGE=1          send a broken frame after ready
  *   QLORAD_TEST_TOKENS=N           tokens of an answer (default 5), QLORAD_TEST_TOKEN_MS=N between them (default 5)
+ *   QLORAD_TEST_EXPORT_HOLD=PATH   an export goes on when PATH exists
  *   QLORAD_TEST_FAULTS=1           validation finds faults; QLORAD_TEST_FAIL=CODE: the job fails with it at step 3 */
 #include <errno.h>
 #include <fcntl.h>
@@ -395,17 +396,45 @@ static void step_infer(struct infer *r)
 	r->live = false;
 }
 
-static void on_export(const json_t *f)
+static json_t *held_export;
+
+static bool hold_export(void)
 {
+	const char *path = getenv("QLORAD_TEST_EXPORT_HOLD");
+
+	return path != NULL && access(path, F_OK) != 0;
+}
+
+static void end_export(void)
+{
+	json_t *f = held_export;
 	const char *id = json_string_value(json_object_get(f, "id"));
 	char sha[65];
 
-	die_at("export", 0);
-	send_frame(json_pack("{s:s,s:s,s:f}", "type", "export_progress", "id", id, "progress", 0.5));
+	held_export = NULL;
 	put_dir("exports", id, 99, sha);
 	send_frame(json_pack("{s:s,s:s,s:[{s:s,s:i,s:s}],s:n}", "type", "export_done", "id", id, "files", "name",
 			"adapter_model.safetensors", "bytes", 23,
 			     "sha256", sha, "verification"));
+	json_decref(f);
+}
+
+static void on_export(json_t *f)
+{
+	die_at("export", 0);
+	send_frame(json_pack("{s:s,s:O,s:f}", "type", "export_progress", "id", json_object_get(f, "id"), "progress", 0.5));
+	held_export = json_incref(f);
+	if (!hold_export())
+		end_export();
+}
+
+static void on_export_cancel(const json_t *f)
+{
+	if (held_export == NULL || !json_equal(json_object_get(f, "id"), json_object_get(held_export, "id")))
+		return;
+	send_frame(json_pack("{s:s,s:O,s:s,s:s}", "type", "export_failed", "id", json_object_get(f, "id"), "code", "cancelled", "message", "cancelled"));
+	json_decref(held_export);
+	held_export = NULL;
 }
 
 static int on_frame(void *user, json_t *f, struct ql_err *e)
@@ -425,6 +454,8 @@ static int on_frame(void *user, json_t *f, struct ql_err *e)
 		on_infer(f);
 	else if (strcmp(type, "export") == 0)
 		on_export(f);
+	else if (strcmp(type, "export_cancel") == 0)
+		on_export_cancel(f);
 	else if (strcmp(type, "ping") == 0)
 		send_frame(json_pack("{s:s,s:O}", "type", "pong", "n", json_object_get(f, "n")));
 	else if (strcmp(type, "drain") == 0)
@@ -438,7 +469,7 @@ static int on_frame(void *user, json_t *f, struct ql_err *e)
 
 static int next_wait(void)
 {
-	int64_t now = now_ms(), wait = 1000;
+	int64_t now = now_ms(), wait = held_export != NULL ? 20 : 1000;
 
 	for (int i = 0; i < JOBS_MAX; i++)
 		if (jobs[i].live && jobs[i].next_ms - now < wait)
@@ -480,6 +511,8 @@ int main(void)
 			if (n > 0 && ql_frame_feed(&reader, buf, (size_t)n, on_frame, NULL, &e) != QL_OK)
 				return 70;
 		}
+		if (held_export != NULL && !hold_export())
+			end_export();
 		for (int i = 0; i < JOBS_MAX; i++)
 			if (jobs[i].live && jobs[i].next_ms <= now_ms())
 				step_job(&jobs[i]);
