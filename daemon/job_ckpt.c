@@ -1,5 +1,6 @@
 /* job_ckpt.c - rows of checkpoints.  A user's checkpoint is listed, usable as a model, and kept within save_total_limit (the
- * newest always); a snapshot is for recovery, and the last two are kept.  Rows go first, files after the commit. */
+ * newest always); a snapshot is for recovery: the last two are kept while the job may go on.  Rows go first, files after the
+ * commit. */
 #include <fcntl.h>
 #include <sodium/randombytes.h>
 #include <stdio.h>
@@ -155,10 +156,10 @@ int ql_ckpt_insert(struct ql_control *ctl, const struct ql_job *j, const json_t 
 }
 
 /* Takes one row out (in its own transaction) and its files with it; the oldest that `sql` names.  False: none left. */
-static bool prune_one(struct ql_control *ctl, const struct ql_job *j, const char *sql, int64_t keep)
+static bool prune_one(struct ql_control *ctl, const char *job, const char *sql, int64_t keep)
 {
 	struct ql_err e = {0};
-	sqlite3_stmt *q = ql_store_query(ctl->store, &e, sql, "si", j->id, keep);
+	sqlite3_stmt *q = ql_store_query(ctl->store, &e, sql, "si", job, keep);
 	char path[128], dir[32], name[QL_MODEL_NAME_SIZE];
 	int64_t seq = 0;
 	bool found = q != NULL && ql_store_step(ctl->store, q, &e) == 1;
@@ -177,7 +178,7 @@ static bool prune_one(struct ql_control *ctl, const struct ql_job *j, const char
 	}
 	if (name[0] != '\0')
 		ql_model_forget(ctl, name);
-	(void)snprintf(path, sizeof path, "jobs/%s", j->id);
+	(void)snprintf(path, sizeof path, "jobs/%s", job);
 	ql_remove_later(ctl, path, dir);
 	return true;
 }
@@ -194,12 +195,31 @@ void ql_ckpt_prune(struct ql_control *ctl, const struct ql_job *j, bool final)
 
 	if (limit < 1)
 		limit = 1;
-	while (prune_one(ctl, j, PRUNABLE " AND kind = 'user' AND (SELECT count(*) FROM checkpoints WHERE job = ?1 AND kind = 'user') > ?2 ORDER BY step LIMIT 1", limit))
+	while (prune_one(ctl, j->id, PRUNABLE " AND kind = 'user' AND (SELECT count(*) FROM checkpoints WHERE job = ?1 AND kind = 'user') > ?2 ORDER BY step LIMIT 1", limit))
 		;
 	/* Snapshots: newest two of all resume points are kept; none once the job has succeeded. */
-	while (prune_one(ctl, j,
+	while (prune_one(ctl, j->id,
 			 PRUNABLE " AND kind = 'snapshot' AND (?2 = 0 OR step < (SELECT step FROM checkpoints WHERE job = ?1 AND invalid = 0"
 				  " ORDER BY step DESC LIMIT 1 OFFSET ?2 - 1)) ORDER BY step LIMIT 1",
 			 final ? 0 : SNAPSHOTS_KEPT))
 		;
+}
+
+void ql_ckpt_sweep_ended(struct ql_control *ctl)
+{
+	for (;;) {
+		struct ql_err e = {0};
+		sqlite3_stmt *q = ql_store_query(ctl->store, &e,
+						 "SELECT c.job FROM checkpoints c JOIN jobs j ON j.id = c.job WHERE c.kind = 'snapshot' AND j.state IN"
+						 " ('failed', 'cancelled') LIMIT 1",
+						 "");
+		bool found = q != NULL && ql_store_step(ctl->store, q, &e) == 1;
+		char job[QL_ID_SIZE];
+
+		if (found)
+			(void)snprintf(job, sizeof job, "%s", ql_store_text(q, 0));
+		ql_store_done(q);
+		if (!found || !prune_one(ctl, job, "SELECT seq, dir, name FROM checkpoints WHERE job = ?1 AND kind = 'snapshot' AND ?2 = 0 LIMIT 1", 0))
+			return;
+	}
 }

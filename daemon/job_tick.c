@@ -100,6 +100,7 @@ void ql_jobs_tick(struct ql_control *ctl)
 		check_hang(ctl, l);
 	if (ql_jobs_adopt(ctl, &e) != QL_OK)
 		ql_log(QL_LOG_WARN, "jobs", "what ran before waits: %s", e.message);
+	ql_ckpt_sweep_ended(ctl);
 	if (ql_space_ok(ctl, 0)) {
 		resume_after_space(ctl);
 	} else {

@@ -106,6 +106,7 @@ static int act(struct ql_control *ctl, const struct ql_who *who, const char *id,
 	       enum ql_job_state *to, struct ql_fault *f)
 {
 	struct ql_err e = {0};
+	bool mine;
 	int rc = ql_jobs_flush(ctl, &e);
 
 	if (rc != QL_OK)
@@ -124,10 +125,12 @@ static int act(struct ql_control *ctl, const struct ql_who *who, const char *id,
 		rc = ql_job_event(ctl, j->id, "info", NULL, -1, &e, "The job was resumed");
 	else if (rc == QL_OK && *to == QL_S_PAUSED && j->state != QL_S_PAUSED)
 		rc = ql_job_event(ctl, j->id, "info", NULL, -1, &e, "The job was paused (user)");
-	if (rc == QL_OK && *to != j->state && (rc = ql_store_run(ctl->store, &e, "UPDATE jobs SET pause_reason = ?2 WHERE id = ?1",
+	/* paused for want of space, it would go on by itself: not against the user's word */
+	mine = rc == QL_OK && what == QL_E_PAUSE && *to == j->state && strcmp(j->pause_reason, "no_space") == 0;
+	if (rc == QL_OK && (*to != j->state || mine) && (rc = ql_store_run(ctl->store, &e, "UPDATE jobs SET pause_reason = ?2 WHERE id = ?1",
 			"ss", j->id,
 								     what == QL_E_PAUSE ? "user" : NULL)) > 0)
-		rc = QL_OK;
+		rc = mine ? ql_job_touch(ctl, j->id, j->project, &e) : QL_OK;
 	if (rc == QL_OK && (rc = ql_job_commit(ctl, &e)) == QL_OK)
 		return QL_OK;
 	ql_job_rollback(ctl);
@@ -159,6 +162,7 @@ int ql_job_cancel(struct ql_control *ctl, const struct ql_who *who, const char *
 		ql_live_drop(ctl, l);
 	}
 	rc = answer(ctl, who, &j, out, f);
+	ql_ckpt_sweep_ended(ctl);
 	ql_jobs_schedule(ctl);
 	return rc;
 }

@@ -144,6 +144,8 @@ bool ql_ckpt_newest(struct ql_control *ctl, const char *job, struct ql_job_ckpt 
 int ql_ckpt_insert(struct ql_control *ctl, const struct ql_job *j, const json_t *frame, struct ql_err *e);
 /* After a commit: rows beyond save_total_limit and old snapshots go, then their files.  final: all snapshots. */
 void ql_ckpt_prune(struct ql_control *ctl, const struct ql_job *j, bool final);
+/* Snapshots of jobs that were cancelled or have failed: nothing will go on from them. */
+void ql_ckpt_sweep_ended(struct ql_control *ctl);
 /* Removes STATE/<dir>/<name> on a worker thread; what is left is swept at the next start. */
 void ql_remove_later(struct ql_control *ctl, const char *dir, const char *name);
 

@@ -322,6 +322,26 @@ def test_snapshots(state):
     assert d.stop() == 0
 
 
+def test_snapshots_of_ended_jobs(state):
+    """Cancelled or failed, a job keeps its user's checkpoints only."""
+    d = Daemon(state, {"QLORAD_TEST_STEP_MS": "40", "QLORAD_TEST_SAVE": "6", "QLORAD_TEST_STEPS": "60"})
+    left = lambda j: sorted(x for x in os.listdir(os.path.join(state, "jobs", j)) if x.startswith("step-"))
+    jobs = [d.job(d.file()), d.job(d.file())]
+    for j in jobs:
+        d.until(lambda: d.get(j)["qlora"].get("progress", {}).get("step", 0) >= 7, "step 7")
+        d.ok("POST", "/v1/fine_tuning/jobs/%s/pause" % j)
+        d.until(lambda: d.get(j)["qlora"]["state"] == "paused")
+        assert len(left(j)) == 2 and "step-6" in left(j), left(j)
+    d.ok("POST", "/v1/fine_tuning/jobs/%s/cancel" % jobs[0])
+    d.until(lambda: left(jobs[0]) == ["step-6"], "snapshot of the cancelled job")
+    d.stop()
+    d.start(env={"QLORAD_TEST_DIE": "start"})
+    d.ok("POST", "/v1/fine_tuning/jobs/%s/resume" % jobs[1])
+    assert d.wait(jobs[1], "failed")["error"]["code"] == "engine_failure"
+    d.until(lambda: left(jobs[1]) == ["step-6"], "snapshot of the failed job")
+    assert d.stop() == 0
+
+
 def test_faults(state):
     d = Daemon(state, {"QLORAD_TEST_FAULTS": "1"})
     j = d.job(d.file())
@@ -342,10 +362,16 @@ def test_faults(state):
     d.start(env={"QLORAD_TEST_FAIL": "no_space"})
     k = d.job(d.file())
     d.until(lambda: "The job was paused (no_space)" in d.messages(k), "pause for space")
+    l = d.job(d.file())
+    d.until(lambda: "The job was paused (no_space)" in d.messages(l), "pause for space")
+    before = d.get(l)["qlora"]["revision"]
+    held = d.ok("POST", "/v1/fine_tuning/jobs/%s/pause" % l)["qlora"]  # the user's word: it does not go on by itself any more
+    assert held["pause_reason"] == "user" and held["revision"] > before
     d.stop()
     d.env.pop("QLORAD_TEST_FAIL")
     d.start()  # there is space: it goes on by itself
     d.wait(k, "succeeded")
+    assert d.get(l)["qlora"]["state"] == "paused"
     assert d.stop() == 0
 
 
