@@ -103,6 +103,45 @@ static bool is_plan(const json_t *v, int depth)
 	return true;
 }
 
+bool ql_job_same_device(const char *a, const char *b)
+{
+	const char *names[2] = {a, b};
+
+	for (int i = 0; i < 2; i++) {
+		const char *s = names[i];
+
+		if (strncmp(s, "cpu: ", 5) == 0 && (s = strstr(s, " threads, ")) != NULL)
+			names[i] = s + 10;
+		else if (strncmp(names[i], "cuda:", 5) == 0 && (s = strchr(names[i], ' ')) != NULL)
+			names[i] = s + 1;
+	}
+	return strcmp(names[0], names[1]) == 0;
+}
+
+/* Whether a run that goes on at `step` is the one that began, to the bit: the engine says what it knows, the job's row what it ran
+ * on before.  *told: it was known already that it is not.  The row's fingerprint becomes the present one. */
+static bool is_exact(struct ql_control *ctl, struct ql_job *j, int64_t step, const char *device, bool exact, bool *told)
+{
+	const char *build = json_string_value(json_object_get(ql_engine_info(ctl), "build")), *old;
+
+	if (j->fingerprint == NULL)
+		j->fingerprint = json_object();
+	*told = step > 0 && json_is_false(json_object_get(j->fingerprint, "exact_resume"));
+	old = json_string_value(json_object_get(j->fingerprint, "device"));
+	if (step > 0 && old != NULL && device != NULL && !ql_job_same_device(old, device))
+		exact = false;
+	old = json_string_value(json_object_get(j->fingerprint, "build"));
+	if (step > 0 && old != NULL && build != NULL && strcmp(old, build) != 0)
+		exact = false;
+	exact = exact && !*told;
+	if (device != NULL)
+		(void)json_object_set_new(j->fingerprint, "device", json_string(device));
+	if (build != NULL)
+		(void)json_object_set_new(j->fingerprint, "build", json_string(build));
+	(void)json_object_set_new(j->fingerprint, "exact_resume", json_boolean(exact));
+	return exact;
+}
+
 static int f_started(struct ql_control *ctl, struct ql_live *l, const json_t *f, struct ql_err *e)
 {
 	static const char *const keys[] = {"micro_batch_size", "gradient_accumulation_steps", "warmup_steps", "logging_steps"};
@@ -110,7 +149,7 @@ static int f_started(struct ql_control *ctl, struct ql_live *l, const json_t *f,
 	int64_t step = 0, total = 0, n = 0;
 	const char *device = NULL;
 	json_t *resolved;
-	bool exact = true;
+	bool exact = true, told;
 	struct ql_job j;
 	int rc;
 
@@ -131,18 +170,15 @@ static int f_started(struct ql_control *ctl, struct ql_live *l, const json_t *f,
 	for (size_t i = 0; i < 4; i++)
 		if (json_is_integer(json_object_get(recipe, keys[i])))
 			(void)json_object_set_new(resolved, keys[i], json_integer(json_integer_value(json_object_get(recipe, keys[i]))));
-	if (j.fingerprint == NULL)
-		j.fingerprint = json_object();
-	if (device != NULL)
-		(void)json_object_set_new(j.fingerprint, "device", json_string(device));
-	(void)json_object_set_new(j.fingerprint, "exact_resume", json_boolean(exact));
+	exact = is_exact(ctl, &j, step, device, exact, &told);
 	rc = ql_job_set_json(ctl, "UPDATE jobs SET resolved = ?2 WHERE id = ?1", j.id, resolved, e);
 	json_decref(resolved);
 	if (rc == QL_OK)
 		rc = ql_job_set_json(ctl, "UPDATE jobs SET fingerprint = ?2 WHERE id = ?1", j.id, j.fingerprint, e);
 	if (rc == QL_OK && (rc = ql_store_run(ctl->store, e, "UPDATE jobs SET total_steps = ?2 WHERE id = ?1", "si", j.id, total)) >= 0)
-		rc = exact ? QL_OK
-			   : ql_job_event(ctl, j.id, "warn", NULL, -1, e,
+		rc = exact || told
+			     ? QL_OK
+			     : ql_job_event(ctl, j.id, "warn", NULL, -1, e,
 					  "The device or build has changed since step %lld: the result may differ in rounding", (long long)step);
 	if (rc == QL_OK)
 		rc = ql_job_touch(ctl, j.id, j.project, e);

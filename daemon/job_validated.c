@@ -20,7 +20,7 @@ static json_t *dataset_json(const json_t *d)
 
 static json_t *fingerprint_json(struct ql_control *ctl, const json_t *dataset)
 {
-	static const char *const keys[] = {"base_sha256", "template_sha256", "tokenizer_sha256"};
+	static const char *const keys[] = {"base_sha256", "template_sha256", "tokenizer_sha256"}, *const runs_on[] = {"device", "build"};
 	const json_t *model = ql_engine_model(ctl), *v;
 	json_t *o = json_object();
 
@@ -29,8 +29,9 @@ static json_t *fingerprint_json(struct ql_control *ctl, const json_t *dataset)
 			(void)json_object_set_new(o, keys[i], json_copy((json_t *)(uintptr_t)v));
 	if (json_is_string(v = json_object_get(dataset, "sha256")))
 		(void)json_object_set_new(o, "dataset_sha256", json_copy((json_t *)(uintptr_t)v));
-	if (json_is_string(v = json_object_get(ql_engine_info(ctl), "device")))
-		(void)json_object_set_new(o, "device", json_copy((json_t *)(uintptr_t)v));
+	for (size_t i = 0; i < 2; i++)
+		if (json_is_string(v = json_object_get(ql_engine_info(ctl), runs_on[i])))
+			(void)json_object_set_new(o, runs_on[i], json_copy((json_t *)(uintptr_t)v));
 	(void)json_object_set_new(o, "exact_resume", json_true());
 	return o;
 }

@@ -157,6 +157,9 @@ int ql_job_frame_end(struct ql_control *ctl, struct ql_job *j, int rc, struct ql
 /* The same for the last frame of a job: the engine has it in hand no longer.  Not stored: the engine is ended by the caller, and what
  * it had in hand goes back to the queue. */
 int ql_job_frame_last(struct ql_control *ctl, struct ql_live *l, struct ql_job *j, int rc, struct ql_err *e);
+/* True if two descriptions of a device name the same kind of it: neither the number of a CPU's threads nor which of several cards
+ * it is changes the bits of a run. */
+bool ql_job_same_device(const char *a, const char *b);
 /* Runs sql with (id, text of v or NULL). */
 int ql_job_set_json(struct ql_control *ctl, const char *sql, const char *id, const json_t *v, struct ql_err *e);
 /* Within a transaction: the events of `faults` (may be NULL), then failed with that error. */

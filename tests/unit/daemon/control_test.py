@@ -306,6 +306,23 @@ def test_drain(state):
     assert d.stop(signal.SIGINT) == 0
 
 
+def test_another_device(state):
+    """A job that goes on somewhere else says so, once; more threads or another card of a kind are not somewhere else."""
+    d = Daemon(state, {"QLORAD_TEST_STEP_MS": "60", "QLORAD_TEST_SAVE": "100", "QLORAD_TEST_STEPS": "30", "QLORAD_TEST_DEVICE": "cpu: 2 threads, avx2"})
+    j = d.job(d.file())
+    said = lambda: [m for m in d.messages(j) if "may differ in rounding" in m]
+    for n, device, exact, times in ((2, "cpu: 8 threads, avx2", True, 0), (4, "cuda:0 H100", False, 1), (6, "cuda:1 H100", False, 1)):
+        d.until(lambda: d.get(j)["qlora"].get("progress", {}).get("step", 0) >= n, "steps")
+        assert d.stop() == 0
+        d.start(env={"QLORAD_TEST_DEVICE": device})
+        d.until(lambda: d.get(j)["qlora"]["fingerprint"]["device"] == device, "started again")
+        assert d.get(j)["qlora"]["fingerprint"]["exact_resume"] is exact and len(said()) == times, (device, said())
+    d.wait(j, "succeeded")
+    checked_steps(d.messages(j), 30)
+    assert d.get(j)["qlora"]["fingerprint"]["exact_resume"] is False
+    assert d.stop() == 0
+
+
 def test_snapshots(state):
     d = Daemon(state, {"QLORAD_TEST_STEP_MS": "40", "QLORAD_TEST_SAVE": "100", "QLORAD_TEST_STEPS": "60"})
     j = d.job(d.file())

@@ -11,6 +11,7 @@
  *   QLORAD_TEST_EXIT=CODE          exit with it at init after a fatal frame
  *   QLORAD_TEST_GARBAGE=1          send a broken frame after ready
  *   QLORAD_TEST_TOKENS=N           tokens of an answer (default 5), QLORAD_TEST_TOKEN_MS=N between them (default 5)
+ *   QLORAD_TEST_DEVICE=TEXT        what it says to run on
  *   QLORAD_TEST_EXPORT_HOLD=PATH   an export goes on when PATH exists
  *   QLORAD_TEST_FAULTS=1           validation finds faults; QLORAD_TEST_FAIL=CODE: the job fails with it at step 3 */
 #include <errno.h>
@@ -115,6 +116,13 @@ static void send_frame(json_t *f)
 	json_decref(f);
 }
 
+static const char *device(void)
+{
+	const char *s = getenv("QLORAD_TEST_DEVICE");
+
+	return s != NULL ? s : "fake device";
+}
+
 static void on_init(void)
 {
 	int64_t code = env_int("QLORAD_TEST_EXIT", 0);
@@ -130,7 +138,7 @@ static void on_init(void)
 			"model", "name",
 			     "fake", "family", "llama", "parameters", (json_int_t)135000000, "layers", 30, "hidden_size", 576, "context", 2048,
 			     "vocab_size", 49152, "has_template", 1, "quantization", "type", "nf4", "block_size", 64, "double_quant", 1,
-			     "base_sha256", "b", "tokenizer_sha256", "t", "template_sha256", "c", "device", "fake device", "build", "fake build",
+			     "base_sha256", "b", "tokenizer_sha256", "t", "template_sha256", "c", "device", device(), "build", "fake build",
 			     "memory"));
 	die_at("ready", 0);
 	if (env_int("QLORAD_TEST_GARBAGE", 0) != 0) {
@@ -236,7 +244,7 @@ static void on_start(json_t *f)
 	(void)json_object_set_new(s, "total_steps", json_integer(j->total));
 	(void)json_object_set_new(s, "tokens_per_epoch", json_integer(200));
 	(void)json_object_set_new(s, "exact_resume", json_true());
-	(void)json_object_set_new(s, "device", json_string("fake device"));
+	(void)json_object_set_new(s, "device", json_string(device()));
 	(void)json_object_set_new(s, "recipe", json_pack("{s:i,s:i,s:i,s:i}", "micro_batch_size", 1, "gradient_accumulation_steps",
 			1, "warmup_steps", 1,
 							 "logging_steps", 1));
