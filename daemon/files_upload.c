@@ -54,6 +54,17 @@ static void upload_free(struct ql_upload *up)
 	free(up);
 }
 
+/* Whether the store may hold so many files and bytes more. */
+static int check_quota(struct ql_control *ctl, int64_t files, int64_t bytes, struct ql_fault *f)
+{
+	if (ql_store_int(ctl->store, 0, "SELECT count(*) FROM files", "") <= ctl->config->max_files - files &&
+	    ql_store_int(ctl->store, 0, "SELECT sum(bytes) FROM files", "") <= ctl->config->max_file_bytes - bytes)
+		return QL_OK;
+	(void)ql_fault_set(f, QL_ELIMIT, 429, "quota_exceeded", NULL, "The store is full; delete files first.");
+	f->no_retry = true;
+	return QL_ELIMIT;
+}
+
 int ql_file_begin(struct ql_control *ctl, const struct ql_who *who, struct ql_upload **out, struct ql_fault *f)
 {
 	struct ql_upload *up;
@@ -67,12 +78,8 @@ int ql_file_begin(struct ql_control *ctl, const struct ql_who *who, struct ql_up
 		f->retry_after = 2;
 		return QL_EBUSY;
 	}
-	if (ql_store_int(ctl->store, 0, "SELECT count(*) FROM files", "") >= ctl->config->max_files ||
-	    ql_store_int(ctl->store, 0, "SELECT sum(bytes) FROM files", "") >= ctl->config->max_file_bytes) {
-		(void)ql_fault_set(f, QL_ELIMIT, 429, "quota_exceeded", NULL, "The store is full; delete files first.");
-		f->no_retry = true;
+	if (check_quota(ctl, 1, 1, f) != QL_OK)
 		return QL_ELIMIT;
-	}
 	if (!ql_space_ok(ctl, 0))
 		return ql_fault_set(f, QL_ENOSPC, 503, "no_space", NULL, "The server's disk is full; try again later.");
 	up = calloc(1, sizeof *up);
@@ -256,6 +263,8 @@ static void on_done(uv_work_t *w, int status)
 			up->rc = ql_err_set(&up->err, QL_ECANCELLED, "upload cancelled");
 		if (up->rc != QL_OK) {
 			(void)ql_fault_internal(&up->fault, &up->err, "upload");
+		} else if (check_quota(up->ctl, 1, (int64_t)up->file.written, &up->fault) != QL_OK) { /* others were stored meanwhile */
+			(void)ql_io_remove_tree(up->ctl->files->dir, up->id, &e);
 		} else if (save_row(up, &e) != QL_OK) {
 			(void)ql_fault_internal(&up->fault, &e, "upload");
 			(void)ql_io_remove_tree(up->ctl->files->dir, up->id, &e);
@@ -289,8 +298,9 @@ static void prepare(struct ql_upload *up, const struct ql_upload_meta *meta, con
 	}
 	ql_sha256_end_hex(&up->hash, up->sha256);
 	fingerprint(up);
-	if (enter_flight(up, &up->fault) == QL_OK)
-		(void)ql_idem_find(up->ctl, &up->who, ROUTE, idem, up->fingerprint, &up->reply, &up->fault);
+	if (enter_flight(up, &up->fault) == QL_OK &&
+	    ql_idem_find(up->ctl, &up->who, ROUTE, idem, up->fingerprint, &up->reply, &up->fault) == 0)
+		(void)check_quota(up->ctl, 1, (int64_t)up->file.written, &up->fault); /* now that its size is known */
 }
 
 void ql_file_commit(struct ql_upload *up, const struct ql_upload_meta *meta, const struct ql_idem *idem, ql_upload_cb *cb, void *user)

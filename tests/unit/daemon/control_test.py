@@ -471,6 +471,25 @@ def test_repeats(state):
     assert d.stop() == 0
 
 
+def test_quota(state):
+    """The limit holds for what an upload brings, not only for what is there before it; a repeat is no new file."""
+    d = Daemon(state, args=("--max-file-bytes", "4000", "--max-files", "3"))
+    line = LINE % 0
+    first = d.upload(text=line * 30, headers={"Idempotency-Key": "k"})
+    assert first[0] == 200 and 2000 < first[1]["bytes"] < 3000, first
+    for text, want in ((line * 30, 429), (line * 10, 200), (line * 20, 429)):
+        status, b = d.upload(text=text)
+        assert status == want, (len(text), status, b)
+        if want == 429:
+            assert b["error"]["code"] == "quota_exceeded" and d.headers["x-should-retry"] == "false"
+    assert d.upload(text=line * 30, headers={"Idempotency-Key": "k"})[1] == first[1]
+    assert d.upload(text=line)[0] == 200 and d.upload(text=line)[1]["error"]["code"] == "quota_exceeded"  # the fourth file
+    assert len(os.listdir(os.path.join(state, "files"))) == 3 and len(d.ok("GET", "/v1/files")["data"]) == 3
+    d.ok("DELETE", "/v1/files/" + first[1]["id"])
+    assert d.upload(text=line * 20)[0] == 200
+    assert d.stop() == 0
+
+
 def test_access(state):
     d = Daemon(state)
     token = lambda *a: subprocess.run([PROGRAM, "token", *a, "--state-dir", state], capture_output=True, text=True)
