@@ -125,8 +125,10 @@ static int load_env(struct ql_config *c, char **env, struct ql_err *e)
 		const struct ql_setting *s;
 		int rc;
 
-		if (strncmp(*env, "QLORAD_", 7) != 0 || eq == NULL || (size_t)(eq - *env) >= sizeof name)
+		if (strncmp(*env, "QLORAD_", 7) != 0 || eq == NULL)
 			continue;
+		if ((size_t)(eq - *env) >= sizeof name)
+			return ql_err_param(e, QL_EINVAL, "environment", "unknown setting %.90s… in the environment", *env);
 		(void)snprintf(name, sizeof name, "%.*s", (int)(eq - *env), *env);
 		if (is_other_variable(name))
 			continue;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "core/base/limits.h"
+#include "core/base/utf8.h"
 
 #define AT(field) offsetof(struct ql_config, field)
 #define TEXT QL_SET_STRING
@@ -22,7 +23,7 @@ const struct ql_setting ql_settings[] = {
 	{"listen", LIST, AT(listen), 0, 16, NULL, NULL,
 	 "address:port (port 0: any) or unix:/path; default: the sockets passed by a service manager, else unix:$RUNTIME_DIRECTORY/api.sock, else 127.0.0.1:8177"},
 	{"device", TEXT, AT(device), 1, 32, "auto", NULL, "auto, cpu, cuda or cuda:N"},
-	{"threads", INT, AT(threads), 0, 1024, "0", NULL, "CPU threads of the engine; 0: all"},
+	{"threads", INT, AT(threads), 0, 256, "0", NULL, "CPU threads of the engine; 0: all"},
 	{"model_name", TEXT, AT(model_name), 1, 128, NULL, NULL, "id of the base model; default: the name of its file"},
 	{"aliases", LIST, AT(aliases), 0, 16, NULL, NULL, "further names of the base model"},
 	{"max_running_jobs", INT, AT(max_running_jobs), 1, 8, "1", NULL, "jobs that train at the same time"},
@@ -111,6 +112,8 @@ static int set_string(struct ql_config *c, const struct ql_setting *s, const cha
 		return ql_err_param(e, QL_EINVAL, s->name, "%s: must have %.0f to %.0f bytes", from, s->min, s->max);
 	if (s->words != NULL && !is_word(s->words, text))
 		return ql_err_param(e, QL_EINVAL, s->name, "%s: '%.80s' is none of %s", from, text, s->words);
+	if (!ql_utf8_valid(text, n, NULL)) /* it goes to the engine, and into answers, as JSON */
+		return ql_err_param(e, QL_EINVAL, s->name, "%s: must be UTF-8", from);
 	copy = strdup(text);
 	if (copy == NULL)
 		return ql_err_set(e, QL_ENOMEM, "settings");
@@ -123,8 +126,8 @@ static int list_add(struct ql_strings *l, const char *text, size_t len, const st
 {
 	char **v;
 
-	if (len == 0 || len > 4095)
-		return ql_err_param(e, QL_EINVAL, s->name, "%s: an entry must have 1 to 4095 bytes", from);
+	if (len == 0 || len > 4095 || !ql_utf8_valid(text, len, NULL))
+		return ql_err_param(e, QL_EINVAL, s->name, "%s: an entry must have 1 to 4095 bytes of UTF-8", from);
 	if ((double)l->n >= s->max)
 		return ql_err_param(e, QL_EINVAL, s->name, "%s: more than %.0f entries", from, s->max);
 	v = realloc(l->v, (l->n + 1) * sizeof *v);

@@ -78,6 +78,11 @@ static void refused(void **state)
 		{{"--threads", "99999999999999999999"}, "A=b", "{}", "integer"},
 		{{"--inter-token-target-ms", "nan"}, "A=b", "{}", "number"},
 		{{NULL}, "QLORAD_NONSENSE=1", "{}", "QLORAD_NONSENSE"},
+		{{NULL}, "QLORAD_" "NONSENSENONSENSENONSENSENONSENSENONSENSENONSENSENONSENSENONSENSENONSENSENONSENSENONSENSENONSENSE=1", "{}",
+		 "QLORAD_NONSENSE"},
+		{{"--threads", "257"}, "A=b", "{}", "between"}, /* as many as the engine takes */
+		{{"--base", "/models/caf\xe9.gguf"}, "A=b", "{}", "UTF-8"},
+		{{"--aliases", "caf\xe9"}, "A=b", "{}", "UTF-8"},
 		{{NULL}, "QLORAD_THREADS=-1", "{}", "QLORAD_THREADS"},
 		{{NULL}, "QLORAD_NO_AUTH=maybe", "{}", "QLORAD_NO_AUTH"},
 		{{NULL}, "A=b", "{\"unknown\":1}", "unknown"},
