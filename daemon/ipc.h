@@ -48,7 +48,8 @@
  *  checkpoint {job, attempt, step, dir:"step-N", manifest_sha256, bytes, kind:"user|snapshot", metrics}  durable when sent
  *  stopped    {job, attempt, step, mode}       after the snapshot, if any, was sent
  *  done       {job, attempt, step, trained_tokens, early:bool (stopped by early_stopping_patience), dir:"adapters/ID", manifest_sha256, bytes, csv:"jobs/ID/step_metrics.csv"}  all durable
- *  failed     {job, attempt, step, code, message, param}   code as in api.md 5.5
+ *  failed     {job, attempt, step, code, message, param, checkpoint?:"step-N"}   code as in api.md 5.5; checkpoint: the one named in
+ *              start.resume does not read back (it is damaged, not one of another base or recipe): the one before it is to be tried
  *  delta      {id, index, text, tokens:int, logprobs:null|[{token, logprob, bytes, top:[{token, logprob, bytes}]}]}  text: whole characters
  *  finish     {id, index, reason:"stop|length"}              one for each choice
  *  infer_done {id, prompt_tokens, completion_tokens, cached_tokens, queue_seconds?, prefill_seconds?, ignored?}   closes the request

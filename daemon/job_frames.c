@@ -248,13 +248,13 @@ static int f_stopped(struct ql_control *ctl, struct ql_live *l, const json_t *f,
 }
 
 /* A checkpoint that does not read back: it is put aside, and the one before it is tried. */
-static int fall_back(struct ql_control *ctl, struct ql_job *j, const char *message, bool *done, struct ql_err *e)
+static int fall_back(struct ql_control *ctl, struct ql_job *j, const char *dir, const char *message, bool *done, struct ql_err *e)
 {
 	struct ql_job_ckpt bad, next;
 	int rc;
 
 	*done = false;
-	if (!ql_ckpt_newest(ctl, j->id, &bad))
+	if (!ql_ckpt_newest(ctl, j->id, &bad) || strcmp(bad.dir, dir) != 0)
 		return QL_OK;
 	rc = ql_store_run(ctl->store, e, "UPDATE checkpoints SET invalid = 1 WHERE seq = ?1", "i", bad.seq);
 	if (rc < 0 || !ql_ckpt_newest(ctl, j->id, &next))
@@ -269,22 +269,23 @@ static int fall_back(struct ql_control *ctl, struct ql_job *j, const char *messa
 
 static int f_failed(struct ql_control *ctl, struct ql_live *l, const json_t *f, struct ql_err *e)
 {
-	const char *code = "internal_error", *message = "", *param = NULL;
+	const char *code = "internal_error", *message = "", *param = NULL, *damaged = NULL;
 	bool done = false;
 	struct ql_job j;
 	int rc;
 
 	if ((rc = ql_json_get_str(f, "code", 1, 47, &code, e)) != QL_OK || (rc = ql_json_get_str(f, "message", 0, QL_FRAME_MAX,
 			&message, e)) != QL_OK ||
-	    (rc = ql_json_get_str(f, "param", 0, 63, &param, e)) != QL_OK || (rc = ql_job_frame_begin(ctl, l, &j, e)) != QL_OK)
+	    (rc = ql_json_get_str(f, "param", 0, 63, &param, e)) != QL_OK ||
+	    (rc = ql_json_get_str(f, "checkpoint", 1, 31, &damaged, e)) != QL_OK || (rc = ql_job_frame_begin(ctl, l, &j, e)) != QL_OK)
 		return rc;
 	if (strcmp(code, "no_space") == 0 && l->training) {
 		rc = ql_job_move(ctl, &j, QL_E_NO_SPACE, NULL, e);
 		if (rc == QL_OK && (rc = ql_store_run(ctl->store, e, "UPDATE jobs SET pause_reason = 'no_space' WHERE id = ?1", "s", j.id)) >= 0)
 			rc = ql_job_event(ctl, j.id, "warn", NULL, -1, e, "The job was paused (no_space)");
 		done = true;
-	} else if (strcmp(code, "checkpoint_invalid") == 0 && l->training) {
-		rc = fall_back(ctl, &j, message, &done, e);
+	} else if (damaged != NULL && l->training) {
+		rc = fall_back(ctl, &j, damaged, message, &done, e);
 	}
 	if (rc == QL_OK && !done)
 		rc = ql_job_give_up(ctl, &j, NULL, code, param, message, e);

@@ -5,6 +5,7 @@
 
 #include "core/base/json.h"
 #include "core/base/limits.h"
+#include "core/base/utf8.h"
 #include "daemon/jobs_internal.h"
 #include "daemon/revision.h"
 
@@ -15,7 +16,14 @@ static int read_json(sqlite3_stmt *q, int column, json_t **out, struct ql_err *e
 	return text[0] == '\0' ? QL_OK : ql_json_parse(text, strlen(text), QL_JSON_BODY_MAX, out, e);
 }
 
-#define COPY(field, column) ((void)snprintf(j->field, sizeof j->field, "%s", ql_store_text(q, column)))
+/* Cut, if it must be, between characters: it becomes JSON. */
+static void copy(char *to, size_t size, const char *from)
+{
+	(void)snprintf(to, size, "%s", from);
+	to[ql_utf8_whole(to, strlen(to))] = '\0';
+}
+
+#define COPY(field, column) copy(j->field, sizeof j->field, ql_store_text(q, column))
 
 int ql_job_read(sqlite3_stmt *q, struct ql_job *j, struct ql_err *e)
 {

@@ -15,6 +15,7 @@ struct job {
 	_Atomic int stop; /* enum ql_train_stop */
 	char stop_mode[16];
 	pthread_t thread;
+	bool started;	       /* the first step can come: its checkpoint, if any, was read */
 	_Atomic uint64_t held; /* bytes of device memory, by the plan; 0 before it is made */
 	json_t *plan;	       /* of this run, NULL before it is made */
 	/* the run */
@@ -33,7 +34,8 @@ struct ql_train_events engine_job_events(struct job *j);
 /* A frame {type, job, attempt}; a new reference. */
 json_t *engine_job_frame(const struct job *j, const char *type);
 void engine_job_phase(struct job *j, const char *phase);
-void engine_job_failed(struct job *j, uint64_t step, const char *code, const struct ql_err *e);
+/* checkpoint: name of the one that does not read back, so that the one before it is tried; else NULL. */
+void engine_job_failed(struct job *j, uint64_t step, const char *code, const char *checkpoint, const struct ql_err *e);
 void engine_job_stopped(struct job *j, uint64_t step);
 
 /* ---- job_prepare.c ---- */

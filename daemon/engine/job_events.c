@@ -33,6 +33,7 @@ static void on_started(void *ctx, uint64_t step, uint64_t total, uint64_t tokens
 	struct job *j = ctx;
 	json_t *o = engine_job_frame(j, "started"), *c = json_object();
 
+	j->started = true;
 	put_int(o, "step", step);
 	put_int(o, "total_steps", total);
 	put_int(o, "tokens_per_epoch", tokens_per_epoch);
@@ -108,7 +109,7 @@ static void on_checkpoint(void *ctx, uint64_t step, const struct ql_manifest *m,
 
 static enum ql_train_stop on_stop(void *ctx) { return (enum ql_train_stop)((struct job *)ctx)->stop; }
 
-void engine_job_failed(struct job *j, uint64_t step, const char *code, const struct ql_err *e)
+void engine_job_failed(struct job *j, uint64_t step, const char *code, const char *checkpoint, const struct ql_err *e)
 {
 	json_t *o = engine_job_frame(j, "failed");
 
@@ -116,6 +117,8 @@ void engine_job_failed(struct job *j, uint64_t step, const char *code, const str
 	(void)json_object_set_new(o, "code", json_string(code));
 	(void)json_object_set_new(o, "message", json_string(e->message));
 	(void)json_object_set_new(o, "param", e->param[0] != '\0' ? json_string(e->param) : json_null());
+	if (checkpoint != NULL)
+		(void)json_object_set_new(o, "checkpoint", json_string(checkpoint));
 	engine_send(o);
 }
 

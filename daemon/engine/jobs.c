@@ -8,8 +8,11 @@
 #include "core/text/tmpl/tmpl.h"
 #include "daemon/engine/job.h"
 
-static const char *failure_code(int rc)
+/* What a job fails with.  prepared: its files and settings were read. */
+static const char *failure_code(int rc, bool prepared, const struct ql_err *e)
 {
+	if (!prepared && (strcmp(e->param, "invalid_training_file") == 0 || strcmp(e->param, "invalid_n_examples") == 0))
+		return e->param; /* the file is not the one that was validated */
 	switch (rc) {
 	case QL_ENONFINITE:
 		return "non_finite_loss";
@@ -19,11 +22,29 @@ static const char *failure_code(int rc)
 	case QL_EMISMATCH:
 	case QL_EFORMAT:
 		return "checkpoint_invalid";
+	case QL_ENOTFOUND:
+		return prepared ? "internal_error" : "file_expired";
 	case QL_ENOSPC:
 		return "no_space";
 	default:
 		return "internal_error";
 	}
+}
+
+/* The checkpoint to go on from does not read back.  One that was made with another base, recipe or data set (QL_EMISMATCH) does: all
+ * before it are the same in that, and none may be given up for it. */
+static bool is_damaged(const struct job *j, int rc)
+{
+	return j->t.resume != NULL && !j->started &&
+	       (rc == QL_EFORMAT || rc == QL_ENOTFOUND || rc == QL_ELIMIT || rc == QL_EINVAL || rc == QL_EIO);
+}
+
+static void fail(struct job *j, int rc, bool prepared, uint64_t step, const struct ql_err *e)
+{
+	if (prepared && is_damaged(j, rc))
+		engine_job_failed(j, step, "checkpoint_invalid", j->t.resume, e);
+	else
+		engine_job_failed(j, step, failure_code(rc, prepared, e), NULL, e);
 }
 
 static void job_free(struct job *j)
@@ -58,11 +79,13 @@ static void *job_main(void *arg)
 	struct job *j = arg;
 	struct ql_train_result r = {0};
 	struct ql_err e = {0};
+	bool prepared;
 	int rc;
 
 	engine_job_phase(j, "loading");
 	rc = engine_job_prepare(j, &e);
-	if (rc == QL_OK)
+	prepared = rc == QL_OK;
+	if (prepared)
 		rc = ql_train_run(&j->t, &r, &e);
 	engine_check_device(rc, &e);
 	if (rc == QL_OK && !r.stopped)
@@ -70,7 +93,7 @@ static void *job_main(void *arg)
 	if (rc == QL_ECANCELLED || (rc == QL_OK && r.stopped))
 		engine_job_stopped(j, r.step);
 	else if (rc != QL_OK)
-		engine_job_failed(j, r.step, failure_code(rc), &e);
+		fail(j, rc, prepared, r.step, &e);
 	unlink_job(j);
 	job_free(j);
 	return NULL;
@@ -98,7 +121,7 @@ void engine_job_start(struct engine *g, json_t *frame)
 	(void)pthread_mutex_unlock(&g->lock);
 	if (pthread_create(&j->thread, NULL, job_main, j) != 0) {
 		(void)ql_err_set(&e, QL_ENOMEM, "no thread for the job");
-		engine_job_failed(j, 0, "internal_error", &e);
+		engine_job_failed(j, 0, "internal_error", NULL, &e);
 		unlink_job(j);
 		job_free(j);
 		return;

@@ -194,6 +194,41 @@ def test_pause_resume_and_drain_same_bits(tmp_path, model, reference):
     assert d.stop() == 0
 
 
+def paused_at(d, jid, step):
+    d.until(lambda: step_of(d, jid) >= step, 60, "steps")
+    d.post(f"/v1/fine_tuning/jobs/{jid}/pause")
+    d.until(lambda: job(d, jid)["qlora"]["state"] == "paused", 30, "paused")
+    return sorted((d.state / "jobs" / jid).glob("step-*"), key=lambda p: int(p.name[5:]))
+
+
+def test_damaged_checkpoint_falls_back(daemon, reference):
+    jid = submit(daemon)
+    newest = paused_at(daemon, jid, 12)[-1]
+    file = newest / "optimizer.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-9] ^= 4
+    file.write_bytes(data)
+    daemon.post(f"/v1/fine_tuning/jobs/{jid}/resume")
+    finish(daemon, jid)
+    assert digest(daemon, jid) == reference[0]
+    events = [e["message"] for e in daemon.get(f"/v1/fine_tuning/jobs/{jid}/events?limit=1000").json["data"]]
+    assert [m for m in events if m.startswith(f"The checkpoint of {newest.name.replace('-', ' ')} is damaged (optimizer.safetensors")], events
+
+
+def test_other_data_takes_no_checkpoint_away(daemon):
+    """The data set changed under a paused job: refused by name, and the checkpoints stay."""
+    jid = submit(daemon, valid=False)
+    paused_at(daemon, jid, 12)
+    file = daemon.state / "files" / job(daemon, jid)["training_file"]
+    file.write_bytes(file.read_bytes().replace(b"say", b"sat", 1))
+    daemon.post(f"/v1/fine_tuning/jobs/{jid}/resume")
+    j = daemon.until(lambda: (lambda x: x if x["status"] == "failed" else None)(job(daemon, jid)), 60, "failed")
+    assert j["error"]["code"] == "checkpoint_invalid" and j["error"]["param"] == "dataset", j["error"]
+    kept = [c["step_number"] for c in daemon.get(f"/v1/fine_tuning/jobs/{jid}/checkpoints").json["data"]]
+    assert kept[-2:] == [10, 5] and (daemon.state / "jobs" / jid / "step-10" / "optimizer.safetensors").exists()
+    assert ask(daemon, daemon.get(f"/v1/fine_tuning/jobs/{jid}/checkpoints").json["data"][-1]["fine_tuned_model_checkpoint"], "x") is not None
+
+
 def test_drain_during_a_validation(tmp_path, model):
     """The engine frees its tokenizer only when nothing reads a file with it any more; the job is validated at the next start."""
     d = Daemon(tmp_path, ["--device", "cpu", "--threads", "2", "--model-name", "tiny"], base=model, real=True).start()

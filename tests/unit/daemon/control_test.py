@@ -306,6 +306,38 @@ def test_drain(state):
     assert d.stop(signal.SIGINT) == 0
 
 
+def test_damaged_checkpoint(state):
+    """What does not read back is put aside and the one before it taken; what belongs to another base or recipe takes nothing away."""
+    env = {"QLORAD_TEST_STEP_MS": "40", "QLORAD_TEST_SAVE": "5", "QLORAD_TEST_STEPS": "30"}
+    d = Daemon(state, env)
+    jobs = [d.job(d.file()), d.job(d.file())]
+    newest = {}
+    for j in jobs:
+        d.until(lambda: d.get(j)["qlora"].get("progress", {}).get("step", 0) >= 12, "steps")
+        d.ok("POST", "/v1/fine_tuning/jobs/%s/pause" % j)
+        d.until(lambda: d.get(j)["qlora"]["state"] == "paused")
+        newest[j] = max(int(x[5:]) for x in os.listdir(os.path.join(state, "jobs", j)) if x.startswith("step-"))
+    a, b = jobs
+    d.stop()
+    d.start(env={"QLORAD_TEST_DAMAGED": "step-%d" % newest[a]})
+    d.ok("POST", "/v1/fine_tuning/jobs/%s/resume" % a)
+    assert d.wait(a, "succeeded", "failed")["error"] is None
+    m = d.messages(a)
+    checked_steps(m, 30)
+    assert [x for x in m if x.startswith("The checkpoint of step %d is damaged" % newest[a])] and "Fine-tuning job resumed from step 10" in m, m
+    d.stop()
+    d.env.pop("QLORAD_TEST_DAMAGED")
+    d.start(env={"QLORAD_TEST_FAIL_START": "checkpoint_invalid"})
+    d.ok("POST", "/v1/fine_tuning/jobs/%s/resume" % b)
+    assert d.wait(b, "failed")["error"]["code"] == "checkpoint_invalid"
+    d.stop()
+    d.env.pop("QLORAD_TEST_FAIL_START")
+    d.start()
+    assert [c["step_number"] for c in d.ok("GET", "/v1/fine_tuning/jobs/%s/checkpoints" % b)["data"]] == [10, 5]
+    assert {"step-5", "step-10"} <= set(os.listdir(os.path.join(state, "jobs", b)))
+    assert d.stop() == 0
+
+
 def test_another_device(state):
     """A job that goes on somewhere else says so, once; more threads or another card of a kind are not somewhere else."""
     d = Daemon(state, {"QLORAD_TEST_STEP_MS": "60", "QLORAD_TEST_SAVE": "100", "QLORAD_TEST_STEPS": "30", "QLORAD_TEST_DEVICE": "cpu: 2 threads, avx2"})
@@ -376,6 +408,12 @@ def test_faults(state):
     k = d.job(d.file())
     assert d.wait(k, "failed")["error"]["code"] == "non_finite_loss"
     d.stop()
+    d.start(env={"QLORAD_TEST_MESSAGE": "x" + "\u20ac" * 400})  # kept whole, shown cut, between two characters
+    k = d.job(d.file())
+    shown = d.wait(k, "failed")["error"]["message"]
+    assert 150 < len(shown) < 400 and shown == "x" + "\u20ac" * (len(shown) - 1), shown
+    d.stop()
+    d.env.pop("QLORAD_TEST_MESSAGE")
     d.start(env={"QLORAD_TEST_FAIL": "no_space"})
     k = d.job(d.file())
     d.until(lambda: "The job was paused (no_space)" in d.messages(k), "pause for space")

@@ -11,9 +11,11 @@
  *   QLORAD_TEST_EXIT=CODE          exit with it at init after a fatal frame
  *   QLORAD_TEST_GARBAGE=1          send a broken frame after ready
  *   QLORAD_TEST_TOKENS=N           tokens of an answer (default 5), QLORAD_TEST_TOKEN_MS=N between them (default 5)
+ *   QLORAD_TEST_DAMAGED=step-N     says that this checkpoint does not read back
  *   QLORAD_TEST_DEVICE=TEXT        what it says to run on
  *   QLORAD_TEST_EXPORT_HOLD=PATH   an export goes on when PATH exists
- *   QLORAD_TEST_FAULTS=1           validation finds faults; QLORAD_TEST_FAIL=CODE: the job fails with it at step 3 */
+ *   QLORAD_TEST_FAULTS=1           validation finds faults; QLORAD_TEST_FAIL=CODE: the job fails with it at step 3 (…_FAIL_START: at once),
+ *                                  with QLORAD_TEST_MESSAGE=TEXT as its message */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -220,6 +222,7 @@ static void put_checkpoint(struct job *j, const char *kind)
 }
 
 static void finish_job(struct job *j, bool last);
+static void fail_job(struct job *j, const char *code, const char *checkpoint);
 
 static void on_start(json_t *f)
 {
@@ -240,6 +243,14 @@ static void on_start(json_t *f)
 	j->step = resume == NULL ? 0 : strtoll(resume + 5, NULL, 10);
 	j->total = env_int("QLORAD_TEST_STEPS", 10);
 	j->next_ms = now_ms() + env_int("QLORAD_TEST_STEP_MS", 20);
+	if (resume != NULL && getenv("QLORAD_TEST_DAMAGED") != NULL && strcmp(getenv("QLORAD_TEST_DAMAGED"), resume) == 0) {
+		fail_job(j, "checkpoint_invalid", resume);
+		return;
+	}
+	if (getenv("QLORAD_TEST_FAIL_START") != NULL) {
+		fail_job(j, getenv("QLORAD_TEST_FAIL_START"), NULL);
+		return;
+	}
 	s = job_frame(j, "started");
 	(void)json_object_set_new(s, "total_steps", json_integer(j->total));
 	(void)json_object_set_new(s, "tokens_per_epoch", json_integer(200));
@@ -288,12 +299,16 @@ static void finish_job(struct job *j, bool last)
 	end_job(j);
 }
 
-static void fail_job(struct job *j, const char *code)
+static void fail_job(struct job *j, const char *code, const char *checkpoint)
 {
 	json_t *f = job_frame(j, "failed");
+	const char *message = getenv("QLORAD_TEST_MESSAGE");
+
+	if (checkpoint != NULL)
+		(void)json_object_set_new(f, "checkpoint", json_string(checkpoint));
 
 	(void)json_object_set_new(f, "code", json_string(code));
-	(void)json_object_set_new(f, "message", json_string("told to by the test"));
+	(void)json_object_set_new(f, "message", json_string(message != NULL ? message : "told to by the test"));
 	send_frame(f);
 	end_job(j);
 }
@@ -307,7 +322,7 @@ static void step_job(struct job *j)
 	die_at("step", j->step);
 	hang_at("step");
 	if (fail != NULL && j->step == 3) {
-		fail_job(j, fail);
+		fail_job(j, fail, NULL);
 		return;
 	}
 	f = job_frame(j, "step");
