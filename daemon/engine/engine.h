@@ -102,8 +102,10 @@ void engine_job_start(struct engine *g, json_t *frame);
 void engine_job_stop(struct engine *g, const json_t *frame);
 void engine_jobs_drain(struct engine *g); /* asks all to pause and waits */
 uint64_t engine_jobs_memory(struct engine *g); /* bytes that running jobs hold and give back when they end */
-/* How a job with this recipe reads its files; max_seq_length is cut to the model's context. */
 struct ql_recipe;
+/* The plan of a job that will be alone on the device: what runs now will have ended.  QL_ENODEVMEM with the bytes needed. */
+int engine_estimate(struct engine *g, const struct ql_recipe *r, uint32_t longest, struct ql_memory_plan *out, struct ql_err *e);
+/* How a job with this recipe reads its files; max_seq_length is cut to the model's context. */
 struct ql_dataset_opts engine_dataset_opts(const struct engine *g, const struct ql_recipe *r, const struct ql_tmpl *t,
 					   uint32_t max_seq_length);
 int engine_dataset(struct engine *g, const char *path, const json_t *recipe, const struct ql_tmpl *t, uint32_t max_seq_length,

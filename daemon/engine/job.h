@@ -28,6 +28,10 @@ struct job {
 	json_t *identity;
 };
 
+/* ---- jobs.c ---- */
+/* Waits until no other job is being cancelled, or j itself is to stop. */
+void engine_job_await_cancelled(struct job *j);
+
 /* ---- job_events.c ---- */
 /* What the trainer tells, as frames. */
 struct ql_train_events engine_job_events(struct job *j);

@@ -74,6 +74,24 @@ static void unlink_job(struct job *j)
 	(void)pthread_mutex_unlock(&g->lock);
 }
 
+/* Control starts the next job at once when one is cancelled; the cancelled one ends with its step, and gives its memory back only
+ * then.  A plan made before that would refuse what fits. */
+void engine_job_await_cancelled(struct job *j)
+{
+	struct engine *g = j->g;
+	bool others;
+
+	(void)pthread_mutex_lock(&g->lock);
+	do {
+		others = false;
+		for (const struct job *x = g->jobs; x != NULL; x = x->next)
+			others = others || (x != j && x->stop == QL_TRAIN_CANCEL);
+		if (others && j->stop == QL_TRAIN_GO)
+			(void)pthread_cond_wait(&g->idle, &g->lock);
+	} while (others && j->stop == QL_TRAIN_GO);
+	(void)pthread_mutex_unlock(&g->lock);
+}
+
 static void *job_main(void *arg)
 {
 	struct job *j = arg;
@@ -85,8 +103,10 @@ static void *job_main(void *arg)
 	engine_job_phase(j, "loading");
 	rc = engine_job_prepare(j, &e);
 	prepared = rc == QL_OK;
-	if (prepared)
+	if (prepared) {
+		engine_job_await_cancelled(j);
 		rc = ql_train_run(&j->t, &r, &e);
+	}
 	engine_check_device(rc, &e);
 	if (rc == QL_OK && !r.stopped)
 		rc = engine_job_finish(j, &r, &e);
@@ -141,6 +161,7 @@ void engine_job_stop(struct engine *g, const json_t *frame)
 			(void)snprintf(j->stop_mode, sizeof j->stop_mode, "%s", mode);
 			j->stop = strcmp(mode, "cancel") == 0 ? QL_TRAIN_CANCEL : QL_TRAIN_PAUSE;
 		}
+	(void)pthread_cond_broadcast(&g->idle); /* one that waits for another to end is to stop too */
 	(void)pthread_mutex_unlock(&g->lock);
 	engine_tasks_cancel(g, id, json_integer_value(json_object_get(frame, "attempt"))); /* a validation knows only this */
 }
@@ -164,6 +185,7 @@ void engine_jobs_drain(struct engine *g)
 			(void)snprintf(j->stop_mode, sizeof j->stop_mode, "drain");
 			j->stop = QL_TRAIN_PAUSE;
 		}
+	(void)pthread_cond_broadcast(&g->idle);
 	while (g->jobs != NULL)
 		(void)pthread_cond_wait(&g->idle, &g->lock);
 	(void)pthread_mutex_unlock(&g->lock);

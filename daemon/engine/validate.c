@@ -72,6 +72,14 @@ static const char *code_of(int rc, const struct ql_err *e, bool validation)
 	return validation ? "invalid_validation_file" : "invalid_training_file";
 }
 
+int engine_estimate(struct engine *g, const struct ql_recipe *r, uint32_t longest, struct ql_memory_plan *out, struct ql_err *e)
+{
+	struct ql_memory_wish wish = {.also_available = engine_jobs_memory(g)};
+
+	/* memory is only read here: no turn at the gate is needed */
+	return ql_train_plan_memory(g->model, r, longest, 0, &wish, out, e);
+}
+
 static int check_files(struct engine_task *task, json_t *reply, bool *validation, struct ql_dataset_report *rep, struct ql_err *e)
 {
 	struct engine *g = task->g;
@@ -81,7 +89,6 @@ static int check_files(struct engine_task *task, json_t *reply, bool *validation
 	struct ql_tmpl *owned = NULL;
 	const struct ql_tmpl *t;
 	struct ql_recipe r;
-	struct ql_memory_wish wish = {.also_available = engine_jobs_memory(g)}; /* jobs that run now will have ended */
 	struct ql_memory_plan mem;
 	uint32_t longest;
 	char hex[65];
@@ -112,8 +119,7 @@ static int check_files(struct engine_task *task, json_t *reply, bool *validation
 		*validation = false;
 	}
 	ql_recipe_split(&r);
-	/* memory is only read here: no turn at the gate is needed */
-	rc = ql_train_plan_memory(g->model, &r, longest, 0, &wish, &mem, e);
+	rc = engine_estimate(g, &r, longest, &mem, e);
 	if (rc == QL_OK)
 		(void)json_object_set_new(reply, "estimate", json_pack("{s:I}", "memory_bytes", (json_int_t)mem.bytes));
 cleanup:
