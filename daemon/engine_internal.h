@@ -1,4 +1,4 @@
-/* engine_internal.h - one engine as control sees it; shared by engine_proc.c (process), engine_link.c (requests) and
+/* engine_internal.h - one engine as control sees it; shared by engine_proc.c and engine_spawn.c (process), engine_link.c (requests) and
  * engine_frames.c (what comes back).  Nothing outside those files and jobs/exports touches it. */
 #ifndef QL_DAEMON_ENGINE_INTERNAL_H
 #define QL_DAEMON_ENGINE_INTERNAL_H
@@ -58,6 +58,11 @@ bool ql_engine_holds(const struct ql_control *ctl, const char *adapter);
 void ql_engine_fail_requests(struct ql_engine *en);
 struct ql_infer *ql_engine_take(struct ql_engine *en, int64_t id); /* unlinks; NULL if unknown */
 struct ql_infer *ql_engine_peek(struct ql_engine *en, int64_t id);
+
+/* ---- engine_spawn.c ---- */
+/* Starts the program with `theirs` as its end of the socket.  On failure too the handle is open, and on_closed comes. */
+int ql_engine_spawn(struct ql_engine *en, int theirs, uv_exit_cb on_exit, uv_close_cb on_closed, struct ql_err *e);
+json_t *ql_engine_init_frame(const struct ql_config *c);
 
 /* ---- engine_proc.c ---- */
 int ql_engines_open(struct ql_control *ctl, struct ql_err *e); /* makes the list; starts nothing */

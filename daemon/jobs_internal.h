@@ -1,13 +1,14 @@
 /* jobs_internal.h - what the files of the job room share.
  *
  *   job_state.c   the table of states            job_row.c     rows in memory, the Job object
- *   job_fields.c  checks of a create body        job_create.c  creation
+ *   job_fields.c  fields of a recipe             job_recipe.c  rules between them
+ *   job_create.c  creation                       job_request.c the body's own fields besides the recipe
  *   job_auto.c    "auto" after validation        jobs.c        get, list, cancel, pause, resume
  *   job_change.c  transitions, events, watchers  job_events.c  lists of events and checkpoints, streams
  *   job_frames.c  frames from the engine         job_validated.c, job_steps.c, job_done.c   the larger ones
  *   job_sched.c   what the engine is given       job_lost.c    lost engines, drain, recovery, open and close
  *   job_tick.c    hangs and disk space           job_live.c    jobs that an engine has in hand
- *   job_ckpt.c    rows of checkpoints, pruning   job_request.c the body's own fields besides the recipe */
+ *   job_ckpt.c    rows of checkpoints, pruning */
 #ifndef QL_DAEMON_JOBS_INTERNAL_H
 #define QL_DAEMON_JOBS_INTERNAL_H
 
@@ -87,7 +88,7 @@ int ql_job_find(struct ql_control *ctl, const struct ql_who *who, const char *id
 /* The Job object of api.md §5.4 as `who` sees it. */
 json_t *ql_job_json(struct ql_control *ctl, const struct ql_who *who, const struct ql_job *j);
 
-/* ---- job_fields.c ---- */
+/* ---- job_fields.c, job_recipe.c, job_request.c ---- */
 struct ql_recipe_facts { /* what is known of the base when a job is made; 0 or NULL: not yet */
 	int64_t context;
 	double parameters;
@@ -106,6 +107,9 @@ int ql_job_request_read(const json_t *body, struct ql_job_request *r, const char
 /* The value of a key, NULL if absent or null; and a refusal: param = prefix + name, message "'param' what". */
 const json_t *ql_field_given(const json_t *obj, const char *key);
 int ql_field_bad(struct ql_err *e, const char **code, const char *word, const char *prefix, const char *name, const char *what);
+/* One part of the body each, into r: `qlora`, `hyperparameters` and `method`. */
+int ql_recipe_read_qlora(const json_t *q, const json_t *quantization, json_t *r, const char **code, struct ql_err *e);
+int ql_recipe_read_method(const json_t *body, json_t *r, const char **code, struct ql_err *e);
 int ql_recipe_make(const json_t *body, const struct ql_recipe_facts *facts, json_t **recipe, const char **code, struct ql_err *e);
 
 /* ---- job_auto.c: api.md §5.2; n examples ---- */
