@@ -1,4 +1,4 @@
-/* store.c - see store.h. */
+/* store.c - statements, transactions and their failures; see store.h.  Opening is store_open.c's. */
 #include "daemon/store.h"
 
 #include <errno.h>
@@ -11,26 +11,7 @@
 
 #include "core/base/log.h"
 #include "daemon/metrics.h"
-#include "daemon/store_schema.h"
-
-#define STATEMENTS_MAX 256
-#define BUSY_MS 5000
-
-struct cached {
-	const char *sql;
-	sqlite3_stmt *stmt;
-};
-
-struct ql_store {
-	sqlite3 *db;
-	struct cached cache[STATEMENTS_MAX];
-	size_t n_cached;
-	struct ql_metrics *metrics;
-	bool in_tx, broken;
-	bool (*on_space)(void *user, bool full);
-	void (*on_broken)(void *user);
-	void *space_user, *broken_user;
-};
+#include "daemon/store_internal.h"
 
 /* A write that found no room leaves the file as it was.  A quota, or the shared memory file, tells so by errno only: that of the
  * last call that failed (sqlite3_system_errno does not know those of a COMMIT). */
@@ -40,7 +21,7 @@ static bool is_full(int src, int err)
 	       ((src == SQLITE_IOERR_WRITE || src == SQLITE_IOERR_SHMSIZE) && (err == ENOSPC || err == EDQUOT));
 }
 
-static int sql_err(struct ql_store *st, struct ql_err *e, int src, const char *what)
+int ql_store_err(struct ql_store *st, struct ql_err *e, int src, const char *what)
 {
 	int code = is_full(src, errno) ? SQLITE_FULL : src & 0xff;
 
@@ -57,135 +38,6 @@ static int sql_err(struct ql_store *st, struct ql_err *e, int src, const char *w
 			     : code == SQLITE_CONSTRAINT		       ? QL_EEXIST
 									       : QL_EINTERNAL,
 			  "store: %s: %s", what, st->db != NULL ? sqlite3_errmsg(st->db) : sqlite3_errstr(src));
-}
-
-static int exec(struct ql_store *st, const char *sql, struct ql_err *e)
-{
-	int rc = sqlite3_exec(st->db, sql, NULL, NULL, NULL);
-
-	return rc == SQLITE_OK ? QL_OK : sql_err(st, e, rc, "statement");
-}
-
-static int pragma_int(struct ql_store *st, const char *sql, int64_t *out, struct ql_err *e)
-{
-	sqlite3_stmt *q = NULL;
-	int rc = sqlite3_prepare_v2(st->db, sql, -1, &q, NULL);
-
-	if (rc == SQLITE_OK)
-		rc = sqlite3_step(q);
-	if (rc == SQLITE_ROW)
-		*out = sqlite3_column_int64(q, 0);
-	(void)sqlite3_finalize(q);
-	return rc == SQLITE_ROW ? QL_OK : sql_err(st, e, rc, "pragma");
-}
-
-static int check(struct ql_store *st, const char *sql, struct ql_err *e)
-{
-	sqlite3_stmt *q = NULL;
-	int rc = sqlite3_prepare_v2(st->db, sql, -1, &q, NULL), out = QL_OK;
-
-	if (rc == SQLITE_OK)
-		rc = sqlite3_step(q);
-	if (rc != SQLITE_ROW)
-		out = sql_err(st, e, rc, "check");
-	else if (strcmp(ql_store_text(q, 0), "ok") != 0)
-		out = ql_err_set(e, QL_EFORMAT, "store is damaged: %s", ql_store_text(q, 0));
-	(void)sqlite3_finalize(q);
-	return out;
-}
-
-int ql_store_integrity(struct ql_store *st, struct ql_err *e) { return check(st, "PRAGMA integrity_check(1)", e); }
-
-/* A copy of the database as it is, beside it, before a migration touches it. */
-static int backup(struct ql_store *st, const char *path, int64_t version, struct ql_err *e)
-{
-	char name[4200];
-	sqlite3 *to = NULL;
-	sqlite3_backup *b = NULL;
-	int rc;
-
-	(void)snprintf(name, sizeof name, "%s/qlorad.db.v%lld", path, (long long)version);
-	rc = sqlite3_open_v2(name, &to, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL);
-	if (rc == SQLITE_OK) {
-		b = sqlite3_backup_init(to, "main", st->db, "main");
-		rc = b == NULL ? sqlite3_errcode(to) : sqlite3_backup_step(b, -1);
-		(void)sqlite3_backup_finish(b);
-	}
-	(void)sqlite3_close(to);
-	return rc == SQLITE_DONE ? QL_OK : ql_err_set(e, QL_EIO, "store: backup before migration: %s", sqlite3_errstr(rc));
-}
-
-static int migrate(struct ql_store *st, const char *path, struct ql_err *e)
-{
-	int64_t version = 0, app = 0, tables = 0;
-	char pragma[96];
-	int rc;
-
-	if ((rc = pragma_int(st, "PRAGMA user_version", &version, e)) != QL_OK ||
-	    (rc = pragma_int(st, "PRAGMA application_id", &app, e)) != QL_OK ||
-	    (rc = pragma_int(st, "SELECT count(*) FROM sqlite_schema", &tables, e)) != QL_OK)
-		return rc;
-	if (tables != 0 && app != QL_STORE_APPLICATION_ID)
-		return ql_err_set(e, QL_EFORMAT, "qlorad.db is not a database of qlorad");
-	if (version > ql_store_migrations_n || version < 0)
-		return ql_err_set(e, QL_EUNSUPPORTED, "qlorad.db has version %lld, this program knows up to %d: use a newer qlorad",
-				  (long long)version, ql_store_migrations_n);
-	if (version == ql_store_migrations_n)
-		return QL_OK;
-	if (tables != 0 && (rc = backup(st, path, version, e)) != QL_OK)
-		return rc;
-	if ((rc = exec(st, "BEGIN IMMEDIATE", e)) != QL_OK)
-		return rc;
-	for (int64_t v = version; v < ql_store_migrations_n && rc == QL_OK; v++)
-		rc = exec(st, ql_store_migrations[v], e);
-	(void)snprintf(pragma, sizeof pragma, "PRAGMA application_id=%d; PRAGMA user_version=%d", QL_STORE_APPLICATION_ID,
-		       ql_store_migrations_n);
-	if (rc == QL_OK && (rc = exec(st, pragma, e)) == QL_OK && (rc = exec(st, "COMMIT", e)) == QL_OK)
-		return QL_OK;
-	(void)sqlite3_exec(st->db, "ROLLBACK", NULL, NULL, NULL);
-	return rc;
-}
-
-int ql_store_open(struct ql_store **out, const char *path, bool quick, struct ql_err *e)
-{
-	static const char *const pragmas[] = {
-		"PRAGMA busy_timeout=5000",    "PRAGMA journal_mode=WAL",	"PRAGMA synchronous=FULL",
-		"PRAGMA foreign_keys=ON",      "PRAGMA trusted_schema=OFF",	"PRAGMA cell_size_check=ON",
-		"PRAGMA mmap_size=0",	       "PRAGMA wal_autocheckpoint=1000", "PRAGMA journal_size_limit=67108864",
-		"PRAGMA temp_store=MEMORY",    "PRAGMA cache_size=-4096"};
-	struct ql_store *st = calloc(1, sizeof *st);
-	char name[4200];
-	int rc;
-
-	*out = NULL;
-	if (st == NULL)
-		return ql_err_set(e, QL_ENOMEM, "store");
-	if ((size_t)snprintf(name, sizeof name, "%s/qlorad.db", path) >= sizeof name) {
-		rc = ql_err_set(e, QL_EINVAL, "state directory: path too long");
-		goto fail;
-	}
-	rc = sqlite3_open_v2(name, &st->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
-	if (rc != SQLITE_OK) {
-		rc = sql_err(st, e, rc, "open");
-		goto fail;
-	}
-	(void)sqlite3_extended_result_codes(st->db, 1);
-	(void)sqlite3_busy_timeout(st->db, BUSY_MS);
-	(void)sqlite3_db_config(st->db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
-	for (size_t i = 0; i < sizeof pragmas / sizeof pragmas[0]; i++)
-		if ((rc = exec(st, pragmas[i], e)) != QL_OK)
-			goto fail;
-	if (quick && (rc = check(st, "PRAGMA quick_check(1)", e)) != QL_OK)
-		goto fail;
-	if ((rc = migrate(st, path, e)) != QL_OK)
-		goto fail;
-	*out = st;
-	return QL_OK;
-fail:
-	if (st->db != NULL)
-		(void)sqlite3_close(st->db);
-	free(st);
-	return rc;
 }
 
 void ql_store_close(struct ql_store *st)
@@ -274,7 +126,7 @@ static sqlite3_stmt *prepared(struct ql_store *st, const char *sql, struct ql_er
 	}
 	rc = sqlite3_prepare_v3(st->db, sql, -1, SQLITE_PREPARE_PERSISTENT, &q, NULL);
 	if (rc != SQLITE_OK) {
-		(void)sql_err(st, e, rc, sql);
+		(void)ql_store_err(st, e, rc, sql);
 		return NULL;
 	}
 	st->cache[st->n_cached].sql = sql;
@@ -312,7 +164,7 @@ static sqlite3_stmt *query(struct ql_store *st, struct ql_err *e, const char *sq
 	}
 	if (rc == SQLITE_OK)
 		return q;
-	(void)sql_err(st, e, rc, "bind");
+	(void)ql_store_err(st, e, rc, "bind");
 	ql_store_done(q);
 	return NULL;
 }
@@ -334,7 +186,7 @@ int ql_store_step(struct ql_store *st, sqlite3_stmt *q, struct ql_err *e)
 
 	if (rc == SQLITE_ROW)
 		return 1;
-	return rc == SQLITE_DONE ? 0 : sql_err(st, e, rc, "step");
+	return rc == SQLITE_DONE ? 0 : ql_store_err(st, e, rc, "step");
 }
 
 void ql_store_done(sqlite3_stmt *q)
