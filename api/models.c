@@ -139,8 +139,10 @@ void ql_h_adapter_load(struct ql_req *r)
 	struct ql_fault f = {0};
 	struct ql_model_ref m;
 	struct loading *l = NULL;
+	struct ql_idem idem;
+	bool replayed = false;
 
-	if (ql_fields_read(r->json, adapter_fields, sizeof adapter_fields / sizeof adapter_fields[0], "", &q, &f) != QL_OK)
+	if (ql_req_idem(r, &idem, &f) != QL_OK || ql_fields_read(r->json, adapter_fields, sizeof adapter_fields / sizeof adapter_fields[0], "", &q, &f) != QL_OK)
 		goto bad;
 	if (q.path.v == NULL) {
 		(void)ql_bad_missing(&f, "lora_path");
@@ -162,8 +164,14 @@ void ql_h_adapter_load(struct ql_req *r)
 	}
 	l->r = r;
 	(void)snprintf(l->name, sizeof l->name, "%s", q.name.v);
-	if (ql_adapter_import(r->ctl, &r->who, q.name.v, q.path.v, q.inplace.v, on_imported, l, &l->import, &f) != QL_OK)
+	if (ql_adapter_import(r->ctl, &r->who, q.name.v, q.path.v, q.inplace.v, &idem, &replayed, on_imported, l, &l->import, &f) != QL_OK)
 		goto bad;
+	if (replayed) {
+		free(l);
+		ql_reply_header(r, "idempotent-replayed", "true");
+		say(r, q.name.v, "added");
+		return;
+	}
 	r->state = l;
 	r->on_gone = load_gone;
 	r->on_free = load_free;

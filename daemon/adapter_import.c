@@ -7,20 +7,24 @@
 #include <string.h>
 #include <time.h>
 
+#include "core/base/hash.h"
 #include "core/base/json.h"
 #include "core/base/limits.h"
 #include "daemon/engine_link.h"
 #include "daemon/files.h"
+#include "daemon/idem.h"
 #include "daemon/jobs_internal.h"
 #include "daemon/models_internal.h"
 #include "daemon/revision.h"
 
 #define NAME_MAX_BYTES 128
+#define ROUTE "/v1/load_lora_adapter"
 
 struct ql_import {
 	struct ql_control *ctl;
 	struct ql_who who;
 	char name[NAME_MAX_BYTES + 1], id[QL_ID_SIZE];
+	char *key, fingerprint[QL_SHA256_HEX_SIZE]; /* of the request, for repeats */
 	bool replace;
 	ql_import_cb *cb; /* NULL: forgotten */
 	void *user;
@@ -60,7 +64,18 @@ static void answer(struct ql_import *x, const struct ql_fault *f)
 {
 	if (x->cb != NULL)
 		x->cb(x->user, f);
+	free(x->key);
 	free(x);
+}
+
+static int save_repeat(struct ql_import *x, struct ql_err *e)
+{
+	struct ql_idem idem = {.key = x->key};
+	json_t *body = json_pack("{s:s}", "name", x->name);
+	int rc = body == NULL ? ql_err_set(e, QL_ENOMEM, "import") : ql_idem_save(x->ctl, &x->who, ROUTE, &idem, x->fingerprint, 200, body, e);
+
+	json_decref(body);
+	return rc;
 }
 
 static int insert(struct ql_import *x, const char *dir, const char *sha256, int64_t bytes, const json_t *shape, const char *text,
@@ -101,6 +116,8 @@ static int commit(struct ql_import *x, const json_t *result, struct ql_err *e)
 	if (rc == QL_OK) {
 		(void)snprintf(dir, sizeof dir, "adapters/%s", x->id);
 		rc = insert(x, dir, sha256, bytes, shape, text, e);
+		if (rc == QL_OK)
+			rc = save_repeat(x, e);
 		if (rc == QL_OK)
 			rc = ql_store_commit(x->ctl->store, e);
 		else
@@ -151,14 +168,10 @@ static void on_error(void *user, const struct ql_fault *f)
 	answer(x, &named);
 }
 
-int ql_adapter_import(struct ql_control *ctl, const struct ql_who *who, const char *name, const char *file, bool replace,
-		      ql_import_cb *cb, void *user, struct ql_import **out, struct ql_fault *f)
+/* What can be refused before the engine sees the file. */
+static int check(struct ql_control *ctl, const struct ql_who *who, const char *name, const char *file, bool replace, struct ql_fault *f)
 {
-	static const struct ql_infer_cb callbacks = {.error = on_error, .result = on_result};
-	struct ql_import *x;
-	char purpose[32], path[80], dir[80];
-	json_t *frame;
-	int64_t id;
+	char purpose[32];
 	int rc = check_name(ctl, who, name, replace, f);
 
 	if (rc != QL_OK)
@@ -170,20 +183,60 @@ int ql_adapter_import(struct ql_control *ctl, const struct ql_who *who, const ch
 		return ql_fault_set(f, QL_ENOTFOUND, 404, NULL, "lora_path", "No such File object: %s", file);
 	if (!ql_space_ok(ctl, 0))
 		return ql_fault_set(f, QL_ENOSPC, 503, "no_space", NULL, "The server's disk is full; try again later.");
-	x = calloc(1, sizeof *x);
-	if (x == NULL)
-		return ql_fault_internal(f, NULL, "import");
-	*x = (struct ql_import){.ctl = ctl, .who = *who, .replace = replace, .cb = cb, .user = user};
-	(void)snprintf(x->name, sizeof x->name, "%s", name);
+	return QL_OK;
+}
+
+static int order(struct ql_import *x, const char *file, struct ql_fault *f)
+{
+	static const struct ql_infer_cb callbacks = {.error = on_error, .result = on_result};
+	char path[80], dir[80];
+	json_t *frame;
+	int64_t id;
+
 	ql_id_make(x->id, "import-");
 	(void)snprintf(path, sizeof path, "files/%s", file);
 	(void)snprintf(dir, sizeof dir, "adapters/%s", x->id);
 	frame = json_pack("{s:s,s:s,s:s}", "kind", "import", "file", path, "dir", dir);
-	id = frame == NULL ? ql_fault_internal(f, NULL, "import") : ql_engine_infer(ctl, frame, &callbacks, x, f);
+	id = frame == NULL ? ql_fault_internal(f, NULL, "import") : ql_engine_infer(x->ctl, frame, &callbacks, x, f);
 	json_decref(frame);
-	if (id <= 0) {
+	return id > 0 ? QL_OK : (int)id;
+}
+
+int ql_adapter_import(struct ql_control *ctl, const struct ql_who *who, const char *name, const char *file, bool replace,
+		      const struct ql_idem *idem, bool *replayed, ql_import_cb *cb, void *user, struct ql_import **out, struct ql_fault *f)
+{
+	char fingerprint[QL_SHA256_HEX_SIZE];
+	struct ql_reply reply = {0};
+	struct ql_import *x;
+	int rc;
+
+	ql_sha256_hex(idem->body != NULL ? idem->body : "", idem->body_len, fingerprint);
+	rc = ql_idem_find(ctl, who, ROUTE, idem, fingerprint, &reply, f);
+	json_decref(reply.body);
+	*replayed = rc > 0;
+	if (rc == 0)
+		rc = check(ctl, who, name, file, replace, f);
+	else if (rc > 0)
+		return QL_OK;
+	if (rc != QL_OK)
+		return rc;
+	x = calloc(1, sizeof *x);
+	if (x == NULL || (idem->key != NULL && (x->key = strdup(idem->key)) == NULL)) {
 		free(x);
-		return (int)id;
+		return ql_fault_internal(f, NULL, "import");
+	}
+	x->ctl = ctl;
+	x->who = *who;
+	x->replace = replace;
+	x->cb = cb;
+	x->user = user;
+	(void)snprintf(x->name, sizeof x->name, "%s", name);
+	memcpy(x->fingerprint, fingerprint, sizeof x->fingerprint);
+	rc = order(x, file, f);
+	if (rc != QL_OK) {
+		free(x->key);
+		free(x);
+		return rc;
 	}
 	*out = x;
 	return QL_OK;

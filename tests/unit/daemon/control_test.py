@@ -509,6 +509,28 @@ def test_repeats(state):
     assert d.stop() == 0
 
 
+def test_import_repeats(state):
+    """An import whose answer was lost can be sent again, also after a restart."""
+    d = Daemon(state)
+    f = d.file(name="a.tar", purpose="user_data")
+    load = lambda key, **more: d.call("POST", "/v1/load_lora_adapter", {"lora_name": "own", "lora_path": f, **more},
+                                      headers={"Idempotency-Key": key} if key else {}, raw=True)
+    said = b"Success: LoRA adapter 'own' added successfully."
+    assert load("k") == (200, said) and "idempotent-replayed" not in d.headers
+    assert load("k") == (200, said) and d.headers["idempotent-replayed"] == "true"
+    status, b = load("k", load_inplace=True)
+    assert status == 422 and json.loads(b)["error"]["code"] == "idempotency_key_reused"
+    status, b = load(None)
+    assert status == 400 and json.loads(b)["error"]["param"] == "lora_name" and b"loaded already" in b
+    d.stop()
+    d.start()
+    assert load("k") == (200, said) and d.headers["idempotent-replayed"] == "true"
+    assert load("l", load_inplace=True)[0] == 200
+    d.until(lambda: len(os.listdir(os.path.join(state, "adapters"))) == 1, "the replaced one is gone")
+    assert [a["id"] for a in d.ok("GET", "/v1/adapters")["data"]] == ["own"]
+    assert d.stop() == 0
+
+
 def test_quota(state):
     """The limit holds for what an upload brings, not only for what is there before it; a repeat is no new file."""
     d = Daemon(state, args=("--max-file-bytes", "4000", "--max-files", "3"))

@@ -375,6 +375,15 @@ static void on_infer(const json_t *f)
 				     json_object_get(f, "lines"), "recipe", json_object_get(f, "recipe")));
 		return;
 	}
+	if (strcmp(kind, "import") == 0) {
+		const char *dir = json_string_value(json_object_get(f, "dir"));
+		char sha[65];
+
+		put_dir("adapters", strchr(dir, '/') + 1, 0, sha);
+		send_frame(json_pack("{s:s,s:I,s:{s:s,s:i,s:{s:i,s:f}}}", "type", "infer_result", "id", (json_int_t)id, "result", "manifest_sha256", sha,
+				     "bytes", 24, "shape", "rank", 8, "alpha", 16.0));
+		return;
+	}
 	if (strcmp(kind, "chat") != 0 && strcmp(kind, "completion") != 0) {
 		json_t *r = strcmp(kind, "tokenize") == 0 ? json_pack("{s:[i,i,i],s:i}", "tokens", 1, 2, 3, "max_model_len", 2048)
 							  : json_pack("{s:s}", "text", "hello");
