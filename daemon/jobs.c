@@ -22,11 +22,15 @@ int ql_job_get(struct ql_control *ctl, const struct ql_who *who, const char *id,
 	return *out == NULL ? ql_fault_internal(f, NULL, "job") : QL_OK;
 }
 
-static bool matches(struct ql_control *ctl, const struct ql_job_query *q, const struct ql_job *j)
+/* By the row's state alone: most rows of a long history need not be read further. */
+static bool state_matches(struct ql_control *ctl, const struct ql_job_query *q, enum ql_job_state state)
 {
-	if (q->status != NULL && strcmp(q->status, ql_job_status(j->state, ctl->config->report_paused_as)) != 0 &&
-	    !(strcmp(q->status, "paused") == 0 && (j->state == QL_S_PAUSED || j->state == QL_S_PAUSING)))
-		return false;
+	return q->status == NULL || state == QL_S_COUNT || strcmp(q->status, ql_job_status(state, ctl->config->report_paused_as)) == 0 ||
+	       (strcmp(q->status, "paused") == 0 && (state == QL_S_PAUSED || state == QL_S_PAUSING));
+}
+
+static bool matches(const struct ql_job_query *q, const struct ql_job *j)
+{
 	if (q->metadata_null && j->metadata != NULL && json_object_size(j->metadata) > 0)
 		return false;
 	for (size_t i = 0; i < q->n_metadata; i++) {
@@ -85,10 +89,12 @@ int ql_job_list(struct ql_control *ctl, const struct ql_who *who, const struct q
 	s = list_query(ctl, who, q, &e);
 	rc = s == NULL ? e.code : 1;
 	while (rc > 0 && !more && (rc = ql_store_step(ctl->store, s, &e)) == 1) {
+		if (!state_matches(ctl, q, ql_job_state_of(ql_store_text(s, 3))))
+			continue;
 		rc = ql_job_read(s, &j, &e);
 		if (rc != QL_OK)
 			break;
-		if (matches(ctl, q, &j) && !(more = n++ == limit))
+		if (matches(q, &j) && !(more = n++ == limit))
 			(void)json_array_append_new(data, ql_job_json(ctl, who, &j));
 		ql_job_free(&j);
 		rc = 1;
