@@ -99,11 +99,28 @@ static enum MHD_Result on_body(struct ql_req *r, const char *data, size_t *len)
 	if (r->match.route->body == QL_BODY_UPLOAD) {
 		if (ql_upload_feed(r, data, n, &r->fault) != QL_OK)
 			r->drop = true;
+	} else if (r->body.len + n > QL_REQ_SMALL_BODY && r->http->body_bytes + n > QL_HTTP_BODIES_MAX) {
+		(void)ql_bad(&r->fault, 429, "rate_limit_exceeded", NULL, "Too many large requests at the same time.");
+		r->fault.retry_after = 1;
+		r->drop = true;
 	} else if (ql_buf_add(&r->body, data, n) != QL_OK) {
 		(void)ql_bad_internal(&r->fault);
 		r->drop = true;
+	} else {
+		r->http->body_bytes += n;
 	}
 	return MHD_YES;
+}
+
+/* What the client sent: needed until the handler has run, not while its work goes on. */
+static void forget_body(struct ql_req *r)
+{
+	json_decref(r->json);
+	r->json = NULL;
+	r->http->body_bytes -= r->body.len;
+	if (r->body.data != NULL)
+		explicit_bzero(r->body.data, r->body.cap);
+	ql_buf_free(&r->body);
 }
 
 static int parse_json(struct ql_req *r, struct ql_fault *f)
@@ -160,6 +177,7 @@ static enum MHD_Result on_complete(struct ql_req *r)
 	ql_conn_phase(r->conn, QL_PHASE_WORK);
 	r->in_callback = true;
 	run_handler(r);
+	forget_body(r);
 	r->in_callback = false;
 	if (r->response != NULL)
 		return send_reply(r);
@@ -257,10 +275,7 @@ void ql_req_end(void *cls, struct MHD_Connection *mhd, void **con_cls, enum MHD_
 	r->http->n_requests--;
 	if (r->response != NULL)
 		MHD_destroy_response(r->response);
-	json_decref(r->json);
-	if (r->body.data != NULL)
-		explicit_bzero(r->body.data, r->body.cap);
-	ql_buf_free(&r->body);
+	forget_body(r);
 	if (r->out.data != NULL)
 		explicit_bzero(r->out.data, r->out.cap);
 	ql_buf_free(&r->out);

@@ -46,6 +46,7 @@ struct ql_http {
 	uv_timer_t sweep;
 	struct ql_conn *conns; /* all, doubly linked */
 	size_t n_tcp, n_unix, n_requests;
+	size_t body_bytes; /* of JSON bodies held now */
 	size_t max_tcp, max_unix; /* connections, by the limits and by the descriptors we may have */
 	uint64_t drain_until_ms; /* 0 = not draining */
 	bool stopping;
@@ -90,7 +91,7 @@ struct ql_req {
 	struct ql_fault fault; /* to answer when the body is in; status 0 = none */
 	uint64_t received;
 	struct ql_buf body;
-	json_t *json; /* the parsed body of a JSON route */
+	json_t *json; /* the parsed body of a JSON route; like body, gone when the handler has run */
 	struct ql_upload_form *form;
 	/* reply */
 	struct MHD_Response *response;

@@ -224,6 +224,38 @@ def test_idle_connections(daemon):
     daemon.until(lambda: daemon.metric("qlorad_http_connections") < 10, 10, "connections counted down")
 
 
+def test_bodies_together(make_daemon):
+    """JSON bodies on their way have a limit in all; small ones always pass, and what was held comes back."""
+    d = make_daemon()
+    size = 4 << 20
+    start = head(d, "POST", "/v1/chat/completions", J + [f"Content-Length: {size}"])
+    part = b" " * (size - 1)
+    socks = []
+    try:
+        before = d.metric("process_resident_memory_bytes")
+        for _ in range(65):
+            socks.append(socket.create_connection(("127.0.0.1", d.port), timeout=20))
+            socks[-1].sendall(start + part)
+        whole = socket.create_connection(("127.0.0.1", d.port), timeout=20)
+        socks.append(whole)
+        whole.sendall(start + part + b" ")
+        out = whole.recv(4096)
+        assert b" 429 " in out and b"rate_limit_exceeded" in out and b"Retry-After: 1" in out, out
+        assert d.post("/v1/chat/completions", {"model": "none", "messages": [{"role": "user", "content": "x"}]}).status == 404
+        assert d.metric("process_resident_memory_bytes") - before < 600 << 20
+    finally:
+        for s in socks:
+            s.close()
+
+    def again():
+        s = socket.create_connection(("127.0.0.1", d.port), timeout=20)
+        s.sendall(start + part + b" ")
+        out = s.recv(4096)
+        s.close()
+        return b" 400 " in out  # an empty body, read to its end
+    d.until(again, 20, "room for large bodies again")
+
+
 def test_connection_limit(make_daemon):
     """Within 16 of the total the answer is 503, and it goes away with the connections."""
     import resource
