@@ -22,7 +22,7 @@ void ql_h_model_list(struct ql_req *r)
 	json_t *out = NULL;
 	int rc;
 
-	if (ql_reply_unchanged(r, ql_control_revision(r->ctl, &r->who), 0))
+	if (ql_reply_unchanged(r, ql_control_revision(r->ctl, &r->who), ql_control_models_tick(r->ctl)))
 		return;
 	rc = ql_model_list(r->ctl, &r->who, &out, &f);
 	give(r, rc, out, &f);

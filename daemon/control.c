@@ -213,6 +213,8 @@ int64_t ql_control_status_tick(const struct ql_control *ctl)
 	return tick;
 }
 
+int64_t ql_control_models_tick(const struct ql_control *ctl) { return ctl->engines[0]->model_tick; }
+
 static int64_t file_size(struct ql_control *ctl, const char *name)
 {
 	struct stat st;

@@ -80,6 +80,8 @@ int64_t ql_control_tick(struct ql_control *ctl, const char *job);
 /* The same for GET /v1/status, which also shows the engines: their states, loading, queues and memory.  Uptime and free disk alone do
  * not count. */
 int64_t ql_control_status_tick(const struct ql_control *ctl);
+/* The same for GET /v1/models, which shows facts of the base: another base, or the first load of this one, is another tick. */
+int64_t ql_control_models_tick(const struct ql_control *ctl);
 
 /* True if the engine is ready and nothing drains; else *f (if not NULL) is the 503 to answer: loading, engine_unavailable
  * or draining, with retry_after. */

@@ -47,6 +47,7 @@ static int f_ready(struct ql_engine *en, const json_t *f, struct ql_err *e)
 	if (rc != QL_OK || (rc = ql_json_get_str(f, "device", 0, 256, &device, e)) != QL_OK ||
 	    (rc = ql_json_get_str(f, "build", 0, 256, &build, e)) != QL_OK)
 		return rc;
+	en->model_tick += en->model == NULL || !json_equal(en->model, model);
 	json_decref(en->model);
 	en->model = json_incref(model);
 	json_decref(en->info);

@@ -34,6 +34,7 @@ struct ql_engine {
 	uint64_t backoff_ms;
 	int load_deaths;
 	int64_t restarts, since;
+	int64_t model_tick; /* changes of `model`; begins as tick does */
 	int64_t tick; /* changes of what /v1/status shows of it; begins at the time of control's start, so that no tag comes twice */
 	int64_t ping;
 	bool ever_ready;

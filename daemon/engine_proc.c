@@ -46,7 +46,7 @@ int ql_engines_open(struct ql_control *ctl, struct ql_err *e)
 	en->backoff_ms = BACKOFF_FIRST_MS;
 	en->next_id = 1;
 	en->since = (int64_t)time(NULL);
-	en->tick = en->since * 1000;
+	en->tick = en->model_tick = en->since * 1000;
 	(void)uv_timer_init(ctl->loop, &en->timer);
 	en->timer.data = en;
 	text = ql_store_meta_get(ctl->store, "model");
