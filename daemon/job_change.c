@@ -104,6 +104,8 @@ int ql_job_move(struct ql_control *ctl, const struct ql_job *j, enum ql_job_happ
 	return ql_job_touch(ctl, j->id, j->project, e);
 }
 
+#define EVENT_DIGITS 12 /* of base 36: they last for 150,000 years of microseconds */
+
 /* Microseconds, made unique: order within a job, and the digits an id starts with. */
 static int64_t next_seq(struct ql_control *ctl)
 {
@@ -122,7 +124,7 @@ static void event_id(int64_t seq, char out[QL_ID_SIZE])
 	static const char digits[] = "0123456789abcdefghijklmnopqrstuvwxyz";
 
 	ql_id_make(out, "ftevent-");
-	for (int i = 8 + 11; i >= 8; i--) { /* 12 digits of base 36 last for 150,000 years of microseconds */
+	for (int i = 8 + EVENT_DIGITS - 1; i >= 8; i--) {
 		out[i] = digits[seq % 36];
 		seq /= 36;
 	}
@@ -151,6 +153,20 @@ static int count_metrics(struct ql_control *ctl, const char *id, struct ql_err *
 	int rc = ql_store_run(ctl->store, e, "UPDATE jobs SET metrics_events = metrics_events + 1 WHERE id = ?1", "s", id);
 
 	return rc < 0 ? rc : thin(ctl, id, e);
+}
+
+int64_t ql_job_event_seq(struct ql_control *ctl, const char *event, const char *job, int64_t unknown)
+{
+	int64_t seq = ql_store_int(ctl->store, -1, "SELECT seq FROM events WHERE id = ?1 AND job = ?2", "ss", event, job);
+
+	if (seq >= 0)
+		return seq;
+	if (!ql_id_ok(event, "ftevent-"))
+		return unknown;
+	seq = 0; /* thinned out meanwhile: its place is in its id; 36^12 < 2^63 */
+	for (int i = 8; i < 8 + EVENT_DIGITS; i++)
+		seq = seq * 36 + (event[i] <= '9' ? event[i] - '0' : event[i] - 'a' + 10);
+	return seq;
 }
 
 int ql_job_event(struct ql_control *ctl, const char *id, const char *level, const json_t *data, int64_t step, struct ql_err *e,

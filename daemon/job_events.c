@@ -69,7 +69,7 @@ int ql_job_events(struct ql_control *ctl, const struct ql_who *who, const char *
 	if (rc != QL_OK)
 		return rc;
 	if (page->after != NULL)
-		from = ql_store_int(ctl->store, 0, "SELECT seq FROM events WHERE id = ?1 AND job = ?2", "ss", page->after, j.id);
+		from = ql_job_event_seq(ctl, page->after, j.id, 0);
 	data = json_array();
 	rc = collect(ctl,
 		     ql_store_query(ctl->store, &e, "SELECT " EVENT_COLUMNS " FROM events WHERE job = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3",
@@ -140,7 +140,7 @@ int ql_job_watch(struct ql_control *ctl, const struct ql_who *who, const char *i
 		w->ctl = ctl;
 		(void)snprintf(w->id, sizeof w->id, "%s", j.id);
 		if (after != NULL)
-			w->seq = ql_store_int(ctl->store, 0, "SELECT seq FROM events WHERE id = ?1 AND job = ?2", "ss", after, w->id);
+			w->seq = ql_job_event_seq(ctl, after, w->id, 0);
 		w->notify = notify;
 		w->user = user;
 		w->next = ctl->jobs->watches;

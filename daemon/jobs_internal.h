@@ -131,6 +131,8 @@ int ql_job_touch(struct ql_control *ctl, const char *id, const char *project, st
 /* step < 0: a message; else a metrics event, dropped in silence if (job, step) is there already. */
 int ql_job_event(struct ql_control *ctl, const char *id, const char *level, const json_t *data, int64_t step, struct ql_err *e,
 		 const char *fmt, ...) __attribute__((format(printf, 7, 8)));
+/* The place of an event among those of its job, also of one that was thinned out; `unknown` for what is no event's id. */
+int64_t ql_job_event_seq(struct ql_control *ctl, const char *event, const char *job, int64_t unknown);
 int ql_job_commit(struct ql_control *ctl, struct ql_err *e); /* then tells the watchers and wakes the scheduler */
 void ql_job_rollback(struct ql_control *ctl);
 /* failed, with error and event; within no transaction. */

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -509,6 +510,31 @@ def test_repeats(state):
     assert d.stop() == 0
 
 
+def test_models_tag(state):
+    """A tag of the list of models does not outlive the base that it shows."""
+    d = Daemon(state, args=("--model-name", "one"))
+    d.ok("GET", "/v1/models")
+    tag = d.headers["etag"]
+    assert d.call("GET", "/v1/models", headers={"If-None-Match": tag})[0] == 304
+    d.stop()
+    d.args = ("--model-name", "two")
+    time.sleep(1)  # tags begin with the second of the start
+    d.start()
+    status, b = d.call("GET", "/v1/models", headers={"If-None-Match": tag})
+    assert status == 200 and b["data"][0]["id"] == "two"
+    assert d.stop() == 0
+    # and the first load of a base adds its facts
+    e = Daemon(os.path.join(state, "e"), {"QLORAD_TEST_HANG": "init"}, ready=False)
+    assert "max_model_len" not in e.ok("GET", "/v1/models")["data"][0]
+    tag = e.headers["etag"]
+    e.env.pop("QLORAD_TEST_HANG")
+    assert e.call("GET", "/v1/models", headers={"If-None-Match": tag})[0] == 304
+    e.stop(signal.SIGKILL)
+    e.start()
+    assert e.call("GET", "/v1/models", headers={"If-None-Match": tag})[1]["data"][0]["max_model_len"] == 2048
+    assert e.stop() == 0
+
+
 def test_import_repeats(state):
     """An import whose answer was lost can be sent again, also after a restart."""
     d = Daemon(state)
@@ -675,6 +701,14 @@ def test_stream(state):
     assert seen == [e["id"] for e in d.events(j)] and text.rstrip().endswith("data: [DONE]")
     status, rest = d.call("GET", "/v1/fine_tuning/jobs/%s/events?stream=true" % j, headers={"Last-Event-ID": seen[-1]}, raw=True)
     assert status == 204, (status, rest)
+    # from an event that was thinned out meanwhile: what comes after it, no more and no less
+    with contextlib.closing(sqlite3.connect(os.path.join(state, "qlorad.db"), timeout=10)) as db, db:
+        assert db.execute("DELETE FROM events WHERE id = ?", (seen[6],)).rowcount == 1
+    status, rest = d.call("GET", "/v1/fine_tuning/jobs/%s/events?stream=true" % j, headers={"Last-Event-ID": seen[6]}, raw=True)
+    assert [json.loads(x[6:])["id"] for x in rest.decode().splitlines() if x.startswith("data: {")] == seen[7:]
+    page = d.ok("GET", "/v1/fine_tuning/jobs/%s/events?after=%s" % (j, seen[6]))
+    assert [e["id"] for e in page["data"]] == seen[5::-1]
+    assert d.ok("GET", "/v1/fine_tuning/jobs/%s/events?after=ftevent-nonsense" % j)["data"] == []
     assert d.stop() == 0
 
 
