@@ -170,6 +170,12 @@ static bool one_validation(struct ql_control *ctl)
 	return true;
 }
 
+/* A start that failed for want of space or memory is tried again; any other would keep the whole queue behind it for ever. */
+static bool may_pass(const struct ql_control *ctl, int rc)
+{
+	return rc == QL_ENOSPC || rc == QL_EBUSY || rc == QL_ENOMEM || ql_store_broken(ctl->store);
+}
+
 static bool one_start(struct ql_control *ctl)
 {
 	struct ql_err e = {0};
@@ -181,6 +187,8 @@ static bool one_start(struct ql_control *ctl)
 	rc = ql_space_ok(ctl, 0) ? start_job(ctl, &j, &e) : QL_ENOSPC;
 	if (rc != QL_OK && e.message[0] != '\0')
 		ql_log(QL_LOG_ERROR, "jobs", "%s does not start: %s", j.id, e.message);
+	if (rc != QL_OK && !may_pass(ctl, rc))
+		rc = ql_job_fail(ctl, &j, "internal_error", NULL, "The job's directory cannot be used.", &e);
 	ql_job_free(&j);
 	return rc == QL_OK;
 }

@@ -202,6 +202,19 @@ def test_queue(state):
     assert d.stop() == 0
 
 
+def test_start_fails(state):
+    """A job that cannot be started does not keep the others from starting."""
+    d = Daemon(state)
+    j = d.job(d.file(), qlora={"auto_start": False, "priority": 5})
+    d.wait(j, "paused")
+    open(os.path.join(state, "jobs", j), "w").close()  # no directory
+    d.ok("POST", "/v1/fine_tuning/jobs/%s/resume" % j)
+    assert d.wait(j, "failed")["error"]["code"] == "internal_error"
+    k = d.job(d.file())
+    d.wait(k, "succeeded")
+    assert d.stop() == 0
+
+
 def test_pause(state):
     d = Daemon(state, {"QLORAD_TEST_STEP_MS": "150"})
     j = d.job(d.file())
