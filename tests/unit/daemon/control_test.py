@@ -478,6 +478,21 @@ def test_requests_and_death(state):
     assert d.stop() == 0
 
 
+def test_descriptors(state):
+    """An engine gets its five descriptors and none of the clients', the store's or the listeners'."""
+    d = Daemon(state, {"QLORAD_TEST_STEP_MS": "100"})
+    d.wait(d.job(d.file()), "running")
+    clients = [socket.create_connection(("127.0.0.1", d.port)) for _ in range(5)]
+    for _ in range(2):
+        pid = d.engine()[0]
+        assert {int(x) for x in os.listdir("/proc/%d/fd" % pid)} <= {0, 1, 2, 3, 4}
+        os.kill(pid, signal.SIGKILL)
+        d.until(lambda: d.engine() not in ([], [pid]) and d.call("GET", "/readyz")[0] == 200, "a new engine, with clients about")
+    for c in clients:
+        c.close()
+    assert d.stop() == 0
+
+
 def test_status_tag(state):
     """304 while nothing changes; the engine's death and its return are changes, though no job has any part in them."""
     d = Daemon(state)
