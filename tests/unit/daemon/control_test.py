@@ -1,6 +1,8 @@
 """The control process against an engine without a model: states, queue, crashes of either process, drain, repeats, access.
 
-usage: control_test.py QLORAD-CONTROL FAKE-ENGINE [name…]      (standard library only)
+usage: control_test.py QLORAD-CONTROL FAKE-ENGINE [waits | others | name…]      (standard library only)
+
+`waits` are the tests that wait for the 10 s tick, `others` the rest: two programs, so that they can run beside each other.
 """
 import contextlib
 import http.client
@@ -890,8 +892,15 @@ def test_notify(state):
     assert d.stop() == 0
 
 
+WAITS = ("test_snapshots_of_ended_jobs", "test_faults", "test_space", "test_full_disk", "test_reserve")
+
+
 def main():
     names = sys.argv[3:] or [n for n in globals() if n.startswith("test_")]
+    if names == ["waits"]:
+        names = list(WAITS)
+    elif names == ["others"]:
+        names = [n for n in globals() if n.startswith("test_") and n not in WAITS]
     failed = []
     for name in names:
         top = tempfile.mkdtemp(prefix="qlorad-control-")
