@@ -1,5 +1,6 @@
 /* main.c - `qlorad engine`: started by control with the socket and the state directory, never by hand. */
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -223,6 +224,13 @@ static int read_first(struct engine *g, struct ql_buf *in, struct ql_err *e)
 	return rc;
 }
 
+static bool control_is_gone(void)
+{
+	struct pollfd p = {.fd = QL_IPC_FD, .events = POLLRDHUP};
+
+	return poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP)) != 0;
+}
+
 int ql_engine_main(int argc, char **argv)
 {
 	struct engine g = {.state_fd = QL_IPC_STATE_FD, .snapshot_seconds = 60, .token_target_ms = 50};
@@ -237,6 +245,8 @@ int ql_engine_main(int argc, char **argv)
 		return QL_EXIT_CONFIG;
 	}
 	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (control_is_gone())
+		return 0; /* it died before we could ask to be told; its successor waits for our end */
 	(void)signal(SIGPIPE, SIG_IGN);
 	(void)signal(SIGTERM, SIG_IGN); /* control says when to end */
 	(void)signal(SIGINT, SIG_IGN);

@@ -531,6 +531,10 @@ int main(void)
 	struct ql_err e = {0};
 
 	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+	p.events = POLLIN | POLLRDHUP;
+	if (poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLRDHUP)) != 0)
+		return 1; /* control died before it could be told */
+	p.events = POLLIN;
 	(void)signal(SIGPIPE, SIG_IGN);
 	while (!(draining && !busy())) {
 		int ready = poll(&p, 1, next_wait());
