@@ -105,10 +105,19 @@ static void note_use(struct ql_auth *a, const char *id, int64_t now)
 
 void ql_auth_sweep(struct ql_control *ctl)
 {
-	for (size_t i = 0; i < ctl->auth->n_uses; i++)
-		(void)ql_store_run(ctl->store, NULL, "UPDATE tokens SET last_used = ?2 WHERE id = ?1 AND ifnull(last_used, 0) < ?2", "si",
-				   ctl->auth->uses[i].id, ctl->auth->uses[i].at);
-	ctl->auth->n_uses = 0;
+	struct ql_err e = {0};
+	int rc;
+
+	if (ctl->auth->n_uses == 0)
+		return;
+	rc = ql_store_begin(ctl->store, &e); /* one sync for all of them */
+	for (size_t i = 0; rc >= 0 && i < ctl->auth->n_uses; i++)
+		rc = ql_store_run(ctl->store, &e, "UPDATE tokens SET last_used = ?2 WHERE id = ?1 AND ifnull(last_used, 0) < ?2", "si",
+				  ctl->auth->uses[i].id, ctl->auth->uses[i].at);
+	if (rc >= 0 && (rc = ql_store_commit(ctl->store, &e)) == QL_OK)
+		ctl->auth->n_uses = 0;
+	else
+		ql_store_rollback(ctl->store);
 }
 
 static bool token_form(const char *t)

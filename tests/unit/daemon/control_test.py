@@ -639,6 +639,8 @@ def test_access(state):
         status, b = d.call("GET", "/v1/models", key="qlo_" + "y" * 43)
     assert status == 429 and d.headers["retry-after"] == "60" and d.headers["x-should-retry"] == "false"
     d.stop()
+    used = {t["project"]: t["last_used"] for t in json.loads(token("list").stdout) if t["scopes"] != "i"}
+    assert all(time.time() - 180 < used[p] <= time.time() for p in ("default", "one", "two")), used
     with open(d.log_path, "rb") as f:
         assert b"qlo_" not in f.read()
     d.args = ("--no-auth",)
