@@ -1,6 +1,7 @@
 """The binary's own engine on a tiny model: jobs that survive kills with the same bits, queues, serving while training,
 exports, bad inputs.  No downloads, no other programs."""
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import os
@@ -227,6 +228,37 @@ def test_other_data_takes_no_checkpoint_away(daemon):
     kept = [c["step_number"] for c in daemon.get(f"/v1/fine_tuning/jobs/{jid}/checkpoints").json["data"]]
     assert kept[-2:] == [10, 5] and (daemon.state / "jobs" / jid / "step-10" / "optimizer.safetensors").exists()
     assert ask(daemon, daemon.get(f"/v1/fine_tuning/jobs/{jid}/checkpoints").json["data"][-1]["fine_tuned_model_checkpoint"], "x") is not None
+
+
+def fill(path):
+    with open(path, "ab", buffering=0) as f:
+        for n in (1 << 20, 1 << 12, 1):
+            with contextlib.suppress(OSError):
+                while f.write(b"x" * n) > 0:
+                    pass
+
+
+@pytest.mark.parametrize("at", [7, 17, 28] if FULL else [17])
+def test_full_disk_same_bits(tmp_path, model, reference, at):
+    """The disk fills up under a training job and is empty again some time later: the job goes on by itself, to the same bits."""
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m,mode=700", "tmpfs", str(state)], capture_output=True).returncode != 0:
+        pytest.skip("no right to mount a small file system here")
+    try:
+        d = Daemon(tmp_path, ["--device", "cpu", "--threads", "2", "--model-name", "tiny", "--space-reserve-bytes", "0"], base=model, real=True).start()
+        jid = submit(d)
+        d.until(lambda: step_of(d, jid) >= at, 60, "steps")
+        fill(state / "ballast")
+        time.sleep(2)  # a checkpoint is due meanwhile
+        d.alive()
+        assert job(d, jid)["status"] in ("running", "queued", "paused"), job(d, jid)
+        (state / "ballast").unlink()
+        finish(d, jid)
+        assert digest(d, jid) == reference[0] and metric_steps(d, jid) == list(range(1, STEPS + 1))
+        assert d.stop() == 0
+    finally:
+        subprocess.run(["umount", "-l", str(state)], check=True)
 
 
 def test_drain_during_a_validation(tmp_path, model):

@@ -840,7 +840,7 @@ def test_full_disk(state):
                                    ("POST", "/v1/fine_tuning/jobs/%s/cancel" % held, None), ("DELETE", "/v1/files/" + unused, None)):
             status, b = d.call(method, path, body)
             assert status == 503 and b["error"]["code"] == "no_space" and int(d.headers["retry-after"]) > 0, (path, status, b)
-        assert d.upload()[0] == 503
+        assert d.upload()[0] == 503 and len(os.listdir(os.path.join(state, "files"))) == 2
         # what is shown is what is stored; the job runs on, dies at its end (nothing can be written), and waits
         assert d.get(held)["qlora"]["state"] == "paused" and len(d.ok("GET", "/v1/fine_tuning/jobs")["data"]) == 2
         d.until(lambda: d.ok("GET", "/v1/status")["engine"]["restarts"] >= 1, "the engine's end")
