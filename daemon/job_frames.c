@@ -300,6 +300,22 @@ static const struct {
 		{"phase", true, f_phase},	   {"checkpoint", true, f_checkpoint}, {"stopped", true, f_stopped},
 		{"done", true, ql_job_on_done},		   {"failed", true, f_failed}};
 
+/* What the engine had finished writing when it heard that the job is cancelled: no row will ever name it. */
+static void forget_files(struct ql_control *ctl, const char *job, const char *type, const json_t *f)
+{
+	const char *dir = json_string_value(json_object_get(f, "dir"));
+	char parent[80];
+
+	if (ql_store_int(ctl->store, 0, "SELECT state IN ('cancelled', 'failed') FROM jobs WHERE id = ?1", "s", job) != 1)
+		return;
+	if (strcmp(type, "done") == 0 && ql_store_int(ctl->store, 1, "SELECT count(*) FROM models WHERE job = ?1", "s", job) == 0)
+		ql_remove_later(ctl, "adapters", job);
+	(void)snprintf(parent, sizeof parent, "jobs/%s", job);
+	if (strcmp(type, "checkpoint") == 0 && dir != NULL && strncmp(dir, "step-", 5) == 0 &&
+	    ql_store_int(ctl->store, 1, "SELECT count(*) FROM checkpoints WHERE job = ?1 AND dir = ?2", "ss", job, dir) == 0)
+		ql_remove_later(ctl, parent, dir);
+}
+
 int ql_jobs_frame(struct ql_control *ctl, const char *type, const json_t *f, struct ql_err *e)
 {
 	const char *id = json_string_value(json_object_get(f, "job"));
@@ -309,8 +325,11 @@ int ql_jobs_frame(struct ql_control *ctl, const char *type, const json_t *f, str
 	if (id == NULL || !ql_id_ok(id, "ftjob-") || ql_json_get_int(f, "attempt", 0, INT64_MAX, &attempt, e) != QL_OK || attempt < 0)
 		return ql_err_set(e, QL_EFORMAT, "bad job or attempt");
 	l = ql_live_find(ctl, id);
-	if (l == NULL || l->attempt != attempt)
-		return QL_OK; /* cancelled, or of an older attempt */
+	if (l == NULL || l->attempt != attempt) { /* cancelled, or of an older attempt */
+		if (l == NULL)
+			forget_files(ctl, id, type, f);
+		return QL_OK;
+	}
 	l->moved_ms = uv_now(ctl->loop);
 	for (size_t i = 0; i < sizeof handlers / sizeof handlers[0]; i++)
 		if (strcmp(handlers[i].type, type) == 0 && (handlers[i].training == l->training || strcmp(type, "failed") == 0))

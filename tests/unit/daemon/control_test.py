@@ -407,6 +407,20 @@ def test_snapshots_of_ended_jobs(state):
     assert d.stop() == 0
 
 
+def test_cancel_comes_late(state):
+    """What the engine finished writing before it heard of a cancel is removed; what had been listed stays."""
+    d = Daemon(state, {"QLORAD_TEST_STEP_MS": "30", "QLORAD_TEST_SAVE": "5", "QLORAD_TEST_STEPS": "15", "QLORAD_TEST_DEAF": "1"})
+    j = d.job(d.file())
+    d.until(lambda: len(d.ok("GET", "/v1/fine_tuning/jobs/%s/checkpoints" % j)["data"]) == 1, "a checkpoint")
+    d.ok("POST", "/v1/fine_tuning/jobs/%s/cancel" % j)
+    k = d.job(d.file())  # told about after all that the first one wrote
+    d.wait(k, "succeeded")
+    d.until(lambda: os.listdir(os.path.join(state, "adapters")) == [k], "the adapter of nobody")
+    d.until(lambda: [x for x in os.listdir(os.path.join(state, "jobs", j)) if x.startswith("step-")] == ["step-5"], "checkpoints of nobody")
+    assert d.get(j)["status"] == "cancelled"
+    assert d.stop() == 0
+
+
 def test_faults(state):
     d = Daemon(state, {"QLORAD_TEST_FAULTS": "1"})
     j = d.job(d.file())
