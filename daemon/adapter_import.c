@@ -163,6 +163,8 @@ static void on_error(void *user, const struct ql_fault *f)
 	struct ql_import *x = user;
 	struct ql_fault named = *f;
 
+	if (f->status == 503) /* the engine has died: nobody else cleans up behind it */
+		ql_remove_unfinished(x->ctl, "adapters", x->id);
 	if (f->status == 400)
 		(void)snprintf(named.param, sizeof named.param, "lora_path");
 	answer(x, &named);

@@ -125,6 +125,11 @@ void ql_exports_engine_lost(struct ql_control *ctl, bool to_blame)
 
 	if (x->running[0] == '\0')
 		return;
+	if (ql_store_int(ctl->store, 1, "SELECT count(*) FROM exports WHERE id = ?1", "s", x->running) == 0) { /* deleted meanwhile */
+		ql_remove_unfinished(ctl, "exports", x->running);
+		x->running[0] = '\0';
+		return;
+	}
 	if (to_blame && !ctl->draining)
 		(void)ql_store_run(ctl->store, &e, "UPDATE exports SET deaths = deaths + 1 WHERE id = ?1", "s", x->running);
 	rc = ql_store_int(ctl->store, 0, "SELECT deaths FROM exports WHERE id = ?1", "s", x->running) >= DEATHS_MAX

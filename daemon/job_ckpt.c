@@ -59,6 +59,15 @@ void ql_remove_later(struct ql_control *ctl, const char *dir, const char *name)
 	free(r);
 }
 
+void ql_remove_unfinished(struct ql_control *ctl, const char *dir, const char *name)
+{
+	char tmp[160];
+
+	(void)snprintf(tmp, sizeof tmp, "%s.tmp", name);
+	ql_remove_later(ctl, dir, tmp);
+	ql_remove_later(ctl, dir, name);
+}
+
 bool ql_ckpt_newest(struct ql_control *ctl, const char *job, struct ql_job_ckpt *out)
 {
 	struct ql_err e = {0};

@@ -154,6 +154,8 @@ void ql_ckpt_prune(struct ql_control *ctl, const struct ql_job *j, bool final);
 void ql_ckpt_sweep_ended(struct ql_control *ctl);
 /* Removes STATE/<dir>/<name> on a worker thread; what is left is swept at the next start. */
 void ql_remove_later(struct ql_control *ctl, const char *dir, const char *name);
+/* The same for what a dead engine was writing there, published or not (io.h). */
+void ql_remove_unfinished(struct ql_control *ctl, const char *dir, const char *name);
 
 /* ---- job_frames.c ---- */
 /* Writes the pending events, loads the job and begins a transaction; end commits it when rc is QL_OK.  A move that the table

@@ -598,6 +598,12 @@ def test_import_repeats(state):
     assert load("l", load_inplace=True)[0] == 200
     d.until(lambda: len(os.listdir(os.path.join(state, "adapters"))) == 1, "the replaced one is gone")
     assert [a["id"] for a in d.ok("GET", "/v1/adapters")["data"]] == ["own"]
+    # an engine that dies in an import leaves nothing behind
+    d.stop()
+    d.start(env={"QLORAD_TEST_DIE": "import"})
+    status, b = load("m", load_inplace=True)
+    assert status == 503 and json.loads(b)["error"]["code"] == "engine_unavailable"
+    d.until(lambda: len(os.listdir(os.path.join(state, "adapters"))) == 1, "nothing half done")
     assert d.stop() == 0
 
 
@@ -715,6 +721,15 @@ def test_export_under_way(state):
     open(hold, "w").close()
     d.until(lambda: d.ok("GET", "/v1/exports/" + z)["status"] == "succeeded", "done")
     assert os.listdir(os.path.join(state, "exports")) == [z]
+    # deleted, and the engine dies before it ends it: what it was writing goes too
+    os.unlink(hold)
+    v = d.ok("POST", "/v1/exports", {"model": first, "format": "gguf"})["id"]
+    d.until(lambda: d.ok("GET", "/v1/exports/" + v)["status"] == "running", "running")
+    os.mkdir(os.path.join(state, "exports", v + ".tmp"))
+    os.kill(d.engine()[0], signal.SIGSTOP)
+    d.ok("DELETE", "/v1/exports/" + v)
+    os.kill(d.engine()[0], signal.SIGKILL)
+    d.until(lambda: os.listdir(os.path.join(state, "exports")) == [z], "nothing half done")
     assert d.stop() == 0
 
 

@@ -5,7 +5,7 @@
  *   QLORAD_TEST_STEPS=N            steps of a job (default 10)
  *   QLORAD_TEST_STEP_MS=N          time of a step (default 20)
  *   QLORAD_TEST_SAVE=N             a user's checkpoint every N steps (default 5)
- *   QLORAD_TEST_DIE=WHERE[:N]      die (SIGKILL to itself) at: init, ready, validate, start, step (N), checkpoint (N), done, infer, export
+ *   QLORAD_TEST_DIE=WHERE[:N]      die (SIGKILL to itself) at: init, ready, validate, start, step (N), checkpoint (N), done, infer, import, export
  *   QLORAD_TEST_DIE_MARK=PATH      die only QLORAD_TEST_DIE_TIMES (default 1) times: PATH.1, PATH.2, … are made and counted
  *   QLORAD_TEST_HANG=WHERE         stop answering at: init, step
  *   QLORAD_TEST_EXIT=CODE          exit with it at init after a fatal frame
@@ -382,6 +382,13 @@ static void on_infer(const json_t *f)
 		const char *dir = json_string_value(json_object_get(f, "dir"));
 		char sha[65];
 
+		if (getenv("QLORAD_TEST_DIE") != NULL) {
+			char tmp[160];
+
+			(void)snprintf(tmp, sizeof tmp, "%s.tmp", dir);
+			(void)mkdirat(QL_IPC_STATE_FD, tmp, 0700);
+			die_at("import", 0);
+		}
 		put_dir("adapters", strchr(dir, '/') + 1, 0, sha);
 		send_frame(json_pack("{s:s,s:I,s:{s:s,s:i,s:{s:i,s:f}}}", "type", "infer_result", "id", (json_int_t)id, "result", "manifest_sha256", sha,
 				     "bytes", 24, "shape", "rank", 8, "alpha", 16.0));
