@@ -1,7 +1,8 @@
 /* adamw8.cu - AdamW with moments kept as 8-bit codes in blocks of 256; formulas in device.h (adam8), bit-equal to the CPU.
  *   g' = g·grad_scale;  m ← m·β1 + (1-β1)·g';  v ← v·β2 + ((1-β2)·g')·g'
  *   p ← p·(1 - lr·wd) + (-(lr/(1-β1^t))·m) / (sqrt(v)/sqrt(1-β2^t) + eps)
- *   absmax ← max|x|;  code ← number of map midpoints strictly below x·(1/max(absmax, 1e-38)), signs and v > 0 kept
+ *   absmax ← max|x|;  code ← number of map midpoints strictly below x·(1/max(absmax, 1e-38)), signs kept
+ *   v of code 0 counts as code 1 where |m| > bound·√v otherwise
  * One CUDA block of 256 threads handles one block of parameters at a time; the maps and their midpoints lie in shared memory.
  * The maximum does not depend on the order, so the result has no order either. */
 #include <math.h>
@@ -9,7 +10,7 @@
 #include "gpu/gpu.h"
 
 struct adam8_scalars {
-	float decay, b1, one_b1, b2, one_b2, step, root, eps, grad_scale;
+	float decay, b1, one_b1, b2, one_b2, step, root, eps, grad_scale, bound;
 };
 
 struct adam8_args {
@@ -76,8 +77,13 @@ __global__ void __launch_bounds__(256) adam8_kernel(const struct adam8_args a, c
 
 			m = coded ? __fmul_rn(map[0][a.m[i]], a.m_absmax[a.first + b]) : a.m32[k.small + t];
 			v = coded ? __fmul_rn(map[1][a.v[i]], a.v_absmax[a.first + b]) : a.v32[k.small + t];
+			const bool least = coded && a.v[i] == 0;
+
 			m = __fadd_rn(__fmul_rn(m, s.b1), __fmul_rn(s.one_b1, g));
 			v = __fadd_rn(__fmul_rn(v, s.b2), __fmul_rn(__fmul_rn(s.one_b2, g), g));
+			if (least && fabsf(m) > __fmul_rn(s.bound, __fsqrt_rn(v)))
+				v = __fadd_rn(__fmul_rn(__fmul_rn(map[1][1], a.v_absmax[a.first + b]), s.b2),
+					      __fmul_rn(__fmul_rn(s.one_b2, g), g));
 			a.p[i] = __fadd_rn(__fmul_rn(a.p[i], s.decay),
 					   __fdiv_rn(__fmul_rn(s.step, m), __fadd_rn(__fdiv_rn(__fsqrt_rn(v), s.root), s.eps)));
 		}
@@ -94,7 +100,7 @@ __global__ void __launch_bounds__(256) adam8_kernel(const struct adam8_args a, c
 				c = m > 0.0f ? c + 1 : c - 1;
 			a.m[i] = (uint8_t)c;
 			c = code_of(mid[1], __fmul_rn(v, __fdiv_rn(1.0f, fmaxf(top.y, 1e-38f))));
-			a.v[i] = (uint8_t)(v > 0.0f && c == 0 ? 1 : c);
+			a.v[i] = (uint8_t)c;
 		}
 		if (t == 0) {
 			a.m_absmax[a.first + b] = top.x;
@@ -112,7 +118,8 @@ int cu_adam8(struct ql_device *d, struct ql_queue *q, const struct ql_adam8 *a, 
 		const struct ql_adam8_group *r = &a->groups[k];
 		const double c1 = 1.0 - pow(a->beta1, (double)a->t), c2 = 1.0 - pow(a->beta2, (double)a->t);
 		const struct adam8_scalars s = {(float)(1.0 - r->lr * r->weight_decay), (float)a->beta1, (float)(1.0 - a->beta1), (float)a->beta2,
-						(float)(1.0 - a->beta2), (float)(-(r->lr / c1)), (float)sqrt(c2), (float)a->eps, a->grad_scale};
+						(float)(1.0 - a->beta2), (float)(-(r->lr / c1)), (float)sqrt(c2), (float)a->eps, a->grad_scale,
+						(float)a->bound};
 		const struct adam8_args x = {a->p, a->g, a->m, a->v, a->m_absmax, a->v_absmax, a->m32, a->v32, a->blocks, a->maps,
 					     r->block_begin, r->n_blocks};
 		const uint32_t most = (uint32_t)cu_of(d)->sms * 8;

@@ -36,7 +36,8 @@ def ours(device):
     p.tofile(out / "p.f32")
     g.tofile(out / "g.f32")
     subprocess.run([TOOL, "run", out / "spec.json", out / "p.f32", out / "g.f32", out], check=True, env=dict(os.environ, QL_TEST_DEVICE=device))
-    return np.fromfile(out / "params.f32", np.float32).reshape(STEPS, -1), {k: np.fromfile(out / f"{k}.u8", np.uint8) for k in "mv"}
+    state = np.fromfile(out / "state.bin", np.uint8).reshape(STEPS, -1)[-1]
+    return np.fromfile(out / "params.f32", np.float32).reshape(STEPS, -1), {"m": state[:n], "v": state[n:2 * n]}
 
 
 def theirs():

@@ -236,6 +236,7 @@ struct ql_adam8 {
 	const struct ql_adam8_group *groups; /* host */
 	uint32_t n_groups;
 	double beta1, beta2, eps;
+	double bound; /* no gradients make |m| > bound·√v (ql_optim_bound) */
 	uint64_t t;
 	float grad_scale;
 };
@@ -350,8 +351,10 @@ struct ql_device_ops {
 	int (*adamw)(struct ql_device *d, struct ql_queue *q, const struct ql_adamw *a, struct ql_err *e);
 	/* numerics.md §6.4.  Per block, scalars as in adamw: g ← g·grad_scale; m ← m·β1 + (1-β1)·g; v ← v·β2 + ((1-β2)·g)·g of the
 	 * decoded moments; p as in adamw, from these m and v; then new absmax and codes = number of map midpoints strictly below
-	 * x·(1/max(absmax, 1e-38)); where the decoded sign is not that of m ≠ 0, the code moves one towards it; v > 0 takes code 1
-	 * at least (bitsandbytes rounds it to 0, and a parameter whose neighbours' gradients grew then jumps by m/√(the last g²)). */
+	 * x·(1/max(absmax, 1e-38)); where the decoded sign is not that of m ≠ 0, the code moves one towards it (as bitsandbytes' CUDA
+	 * kernel).  One rule is ours: where the old v has code 0 (it was below 1.6e-7 of the block's largest, a gradient below a
+	 * 2,500th of the largest) and the new |m| > bound·√v, it counts as code 1 instead.  bitsandbytes takes it for 0, so that a
+	 * parameter whose gradient then becomes small moves by m/√(the last g²), or by m/eps. */
 	int (*adam8)(struct ql_device *d, struct ql_queue *q, const struct ql_adam8 *a, struct ql_err *e);
 	/* ids[t] = lowest index of the largest element of row t; logits f32 [T, vocab] */
 	int (*argmax)(struct ql_device *d, struct ql_queue *q, struct ql_tensor logits, int32_t *ids, struct ql_err *e);

@@ -1,6 +1,7 @@
 /* optim.c - see optim.h. */
 #include "core/train/optim.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,6 +32,14 @@ double ql_clip_coef(double norm, double max_norm)
 	double coef = max_norm > 0 ? max_norm / (norm + 1e-6) : 1;
 
 	return coef < 1 ? coef : 1;
+}
+
+double ql_optim_bound(double beta1, double beta2, uint64_t t)
+{
+	double ratio = beta1 * beta1 / beta2; /* ∞ for β2 = 0 */
+	double sum = fabs(1 - ratio) < 1e-9 ? (double)t : (1 - pow(ratio, (double)t)) / (1 - ratio);
+
+	return isfinite(ratio) ? (1 - beta1) * sqrt(sum / (1 - beta2)) : INFINITY;
 }
 
 /* ---- building ---- */
@@ -208,7 +217,8 @@ int ql_optim_step(struct ql_optim *o, struct ql_queue *q, float *params, const f
 	struct ql_adam8_group groups[2] = {{0, o->n_blocks_first, r->lr_first, r->weight_decay},
 					   {o->n_blocks_first, o->n_blocks - o->n_blocks_first, r->lr_rest, r->weight_decay}};
 	struct ql_adam8 a = {.p = params, .g = grads, .blocks = o->blocks, .maps = o->maps, .groups = groups, .n_groups = 2,
-			     .beta1 = r->beta1, .beta2 = r->beta2, .eps = r->eps, .t = r->t, .grad_scale = r->grad_scale};
+			     .beta1 = r->beta1, .beta2 = r->beta2, .eps = r->eps, .t = r->t, .grad_scale = r->grad_scale,
+			     .bound = ql_optim_bound(r->beta1, r->beta2, r->t)};
 
 	if (o->kind == QL_OPTIM_ADAMW)
 		return step_32(o, q, params, grads, r, e);

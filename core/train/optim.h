@@ -53,6 +53,11 @@ struct ql_optim_rule {
 int ql_optim_step(struct ql_optim *o, struct ql_queue *q, float *params, const float *grads, const struct ql_optim_rule *r,
 		  struct ql_err *e);
 
+/* The largest |m|/√v that t gradients can make of zeroed moments: by Cauchy and Schwarz |Σ (1-β1)·β1^i·g_i| ≤
+ * bound·√(Σ (1-β2)·β2^i·g_i²) with bound² = (1-β1)²/(1-β2)·Σ (β1²/β2)^i, i < t; 7.27 for 0.9, 0.999 and many steps.  ∞ where β2
+ * is 0. */
+double ql_optim_bound(double beta1, double beta2, uint64_t t);
+
 /* min(1, max_norm/(norm + 1e-6)), 1 when max_norm is 0 (torch clip_grad_norm_; numerics.md §6.2). */
 double ql_clip_coef(double norm, double max_norm);
 

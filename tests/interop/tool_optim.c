@@ -2,7 +2,8 @@
  * transformers:
  *
  *   optim_tool run SPEC.json PARAMS.f32 GRADS.f32 OUTDIR     GRADS holds one gradient after the other; OUTDIR gets params.f32
- *                          (the parameters after each step), steps.json [{lr, grad_norm}] and, for the 8-bit kind, m.u8 and v.u8
+ *                          (the parameters after each step), steps.json [{lr, grad_norm}] and state.bin (the optimiser's state
+ *                          after each step, as optim.h lists its parts)
  *   optim_tool schedule NAME STEPS WARMUP MIN_RATIO          the factors, one a line
  *   optim_tool warmup STEPS RATIO                            W as the recipe derives it
  *
@@ -55,6 +56,8 @@ static void run(char **argv)
 	struct ql_queue *q;
 	struct ql_optim *o;
 	float *p, *g, *out;
+	char *state;
+	size_t state_bytes;
 
 	check(ql_json_parse(text.data, text.len, text.len, &spec, &e));
 	check(ql_recipe_parse(&r, json_object_get(spec, "recipe"), false, &e));
@@ -72,7 +75,11 @@ static void run(char **argv)
 	check(d->ops->alloc(d, QL_MEM_ADAPTER, n * 4, (void **)&p, &e));
 	check(d->ops->alloc(d, QL_MEM_ADAPTER, n * 4, (void **)&g, &e));
 	check(d->ops->upload(d, q, p, params.data, n * 4, &e));
+	state_bytes = (size_t)ql_optim_bytes(o);
 	out = malloc(steps * n * 4);
+	state = malloc(steps * state_bytes);
+	if (out == NULL || state == NULL)
+		exit(2);
 	for (uint64_t k = 0; k < steps; k++) {
 		double sum, norm, lr = r.learning_rate * ql_schedule_factor(r.schedule, k, steps, warmup, r.min_lr_ratio);
 
@@ -86,24 +93,18 @@ static void run(char **argv)
 
 		check(ql_optim_step(o, q, p, g, &rule, &e));
 		check(d->ops->download(d, q, out + k * n, p, n * 4, &e));
+		check(ql_optim_download(o, q, state + k * state_bytes, &e));
 		check(d->ops->sync(d, q, &e));
 		(void)json_array_append_new(log, json_pack("{s:f, s:f}", "lr", lr, "grad_norm", norm));
 	}
 	write_file(argv[3], "params.f32", out, steps * n * 4);
-	if (r.optimizer == QL_OPTIM_ADAMW_8BIT) {
-		char *host = malloc(ql_optim_bytes(o));
-
-		check(ql_optim_download(o, q, host, &e));
-		check(d->ops->sync(d, q, &e));
-		write_file(argv[3], "m.u8", host, n);
-		write_file(argv[3], "v.u8", host + n, n);
-		free(host);
-	}
+	write_file(argv[3], "state.bin", state, steps * state_bytes);
 	char *json = json_dumps(log, JSON_COMPACT | JSON_REAL_PRECISION(17));
 
 	write_file(argv[3], "steps.json", json, strlen(json));
 	free(json);
 	free(out);
+	free(state);
 	ql_optim_free(o);
 	d->ops->free(d, p);
 	d->ops->free(d, g);

@@ -10,7 +10,7 @@
 #define RUN 64 /* blocks of one item */
 
 struct scalars {
-	float decay, b1, one_b1, b2, one_b2, step, root, eps, gs;
+	float decay, b1, one_b1, b2, one_b2, step, root, eps, gs, bound;
 };
 
 struct adam8_job {
@@ -25,7 +25,8 @@ static struct scalars scalars_of(const struct ql_adam8 *a, const struct ql_adam8
 
 	return (struct scalars){.decay = (float)(1.0 - g->lr * g->weight_decay), .b1 = (float)a->beta1,
 				.one_b1 = (float)(1.0 - a->beta1), .b2 = (float)a->beta2, .one_b2 = (float)(1.0 - a->beta2),
-				.step = (float)(-(g->lr / bc1)), .root = (float)sqrt(bc2), .eps = (float)a->eps, .gs = a->grad_scale};
+				.step = (float)(-(g->lr / bc1)), .root = (float)sqrt(bc2), .eps = (float)a->eps, .gs = a->grad_scale,
+				.bound = (float)a->bound};
 }
 
 /* p, m and v of n parameters */
@@ -38,6 +39,22 @@ static void update(const struct scalars *s, size_t n, float *restrict p, const f
 		m[i] = mi;
 		v[i] = vi;
 		p[i] = p[i] * s->decay + (s->step * mi) / (sqrtf(vi) / s->root + s->eps);
+	}
+}
+
+/* v of code 0 is what code 1 stands for where m and v would otherwise break |m| ≤ bound·√v (device.h). */
+static void keep_bound(const struct scalars *s, size_t n, const float *g, const float *m, float *v, const uint8_t *code, float least)
+{
+	for (size_t i = 0; i < n; i++) {
+		float gi, mi, vi;
+
+		if (code[i] != 0)
+			continue;
+		gi = g[i] * s->gs;
+		mi = m[i] * s->b1 + s->one_b1 * gi;
+		vi = v[i] * s->b2 + (s->one_b2 * gi) * gi;
+		if (fabsf(mi) > s->bound * sqrtf(vi))
+			v[i] = least;
 	}
 }
 
@@ -60,8 +77,6 @@ static float encode(const float *x, const struct ql_dynamic *d, const float *map
 
 		if (map != NULL && x[i] != 0.0f && signbit(map[c]) != signbit(x[i]))
 			c = (uint8_t)(x[i] > 0.0f ? c + 1 : c - 1);
-		if (map == NULL && x[i] > 0.0f && c == 0)
-			c = 1;
 		code[i] = c;
 	}
 	return top;
@@ -79,6 +94,7 @@ static void block(const struct adam8_job *j, size_t b)
 	}
 	decode(a->m + k->begin, a->maps, a->m_absmax[b], k->count, m);
 	decode(a->v + k->begin, a->maps + 256, a->v_absmax[b], k->count, v);
+	keep_bound(&j->s, k->count, a->g + k->begin, m, v, a->v + k->begin, a->maps[256 + 1] * a->v_absmax[b]);
 	update(&j->s, k->count, a->p + k->begin, a->g + k->begin, m, v);
 	a->m_absmax[b] = encode(m, ql_dynamic_of(true), a->maps, k->count, a->m + k->begin);
 	a->v_absmax[b] = encode(v, ql_dynamic_of(false), NULL, k->count, a->v + k->begin);

@@ -112,13 +112,22 @@ static float ref_encode(const float *map, bool is_signed, const float *x, uint32
 			code[i]++;
 		if (is_signed && x[i] < 0 && !signbit(map[code[i]]))
 			code[i]--;
-		if (!is_signed && x[i] > 0 && code[i] == 0)
-			code[i] = 1;
 	}
 	return top;
 }
 
-static void ref_moments(const struct ql_adam8 *a, const struct ql_adam8_group *gr, float *p, float *m, float *v, float g)
+static size_t n_kept; /* moments that counted as code 1 */
+
+static float ref_v(const struct ql_adam8 *a, float v, float g)
+{
+	volatile float t = (float)(1.0 - a->beta2) * g, u = v * (float)a->beta2;
+
+	t = t * g;
+	return u + t;
+}
+
+/* least: v instead of 0, or 0 */
+static void ref_moments(const struct ql_adam8 *a, const struct ql_adam8_group *gr, float *p, float *m, float *v, float g, float least)
 {
 	volatile float t, u;
 
@@ -126,10 +135,13 @@ static void ref_moments(const struct ql_adam8 *a, const struct ql_adam8_group *g
 	t = (float)(1.0 - a->beta1) * g;
 	u = *m * (float)a->beta1;
 	*m = u + t;
-	t = (float)(1.0 - a->beta2) * g;
-	t = t * g;
-	u = *v * (float)a->beta2;
-	*v = u + t;
+	u = sqrtf(ref_v(a, *v, g));
+	u = u * (float)a->bound;
+	if (least > 0 && fabsf(*m) > u) {
+		*v = least;
+		n_kept++;
+	}
+	*v = ref_v(a, *v, g);
 	t = sqrtf(*v);
 	t = t / (float)sqrt(1.0 - pow(a->beta2, (double)a->t));
 	t = t + (float)a->eps;
@@ -158,7 +170,8 @@ static void ref_adam8(const struct ql_adam8 *a, const struct ql_adam8_block *k, 
 
 			m[i] = coded ? maps[0][s->m[at + i]] * s->m_top[b] : s->m32[k[b].small + i];
 			v[i] = coded ? maps[1][s->v[at + i]] * s->v_top[b] : s->v32[k[b].small + i];
-			ref_moments(a, gr, &s->p[at + i], &m[i], &v[i], g[at + i]);
+			ref_moments(a, gr, &s->p[at + i], &m[i], &v[i], g[at + i],
+				    coded && s->v[at + i] == 0 ? maps[1][1] * s->v_top[b] : 0.0f);
 			if (!coded) {
 				s->m32[k[b].small + i] = m[i];
 				s->v32[k[b].small + i] = v[i];
@@ -213,7 +226,7 @@ static void test_adam8(void **state)
 	struct state8 s = {dt_host(N * 4), dt_host(n_blocks * 4), dt_host(n_blocks * 4), dt_host(n_small * 4), dt_host(n_small * 4),
 			   dt_host(N), dt_host(N)};
 	float *g = dt_host(N * 4), *maps = dt_host(2 * 1024);
-	struct ql_adam8 a = {.groups = groups, .n_groups = 2, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8};
+	struct ql_adam8 a = {.groups = groups, .n_groups = 2, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .bound = 7.27};
 
 	memcpy(maps, ql_dynamic_map_signed(), 1024);
 	memcpy(maps + 256, ql_dynamic_map_unsigned(), 1024);
@@ -243,6 +256,7 @@ static void test_adam8(void **state)
 		same("small m", a.m32, s.m32, n_small * 4);
 		same("small v", a.v32, s.v32, n_small * 4);
 	}
+	assert_true(n_kept > 100);
 	a.t = 0;
 	assert_int_equal(OPS->adam8(dev, queue, &a, &err), QL_EINVAL);
 	OPS->free(dev, a.m);
