@@ -32,15 +32,20 @@ def differing(texts, a, b):
     return f"{len(wrong)} of {len(texts)} differ, such as {wrong[0]!r}" if wrong else None
 
 
-def known_bytes(path, texts):
-    """The texts all of whose bytes have a token (SmolLM2's vocabulary lacks 21)."""
+def missing_bytes(path):
+    """The bytes that have no token (SmolLM2's vocabulary lacks 21)."""
     present = {t for t in json.loads(path.read_text())["model"]["vocab"] if len(t) == 1}
     alphabet, extra = {}, 0
     for b in range(256):
         plain = 33 <= b <= 126 or 161 <= b <= 172 or 174 <= b
         alphabet[b] = chr(b if plain else 256 + extra)
         extra += not plain
-    missing = {b for b in range(256) if alphabet[b] not in present}
+    return {b for b in range(256) if alphabet[b] not in present}
+
+
+def known_bytes(path, texts):
+    """The texts all of whose bytes have a token."""
+    missing = missing_bytes(path)
     assert len(missing) == 21
     return [t for t in texts if not missing & set(t.encode())]
 
