@@ -83,8 +83,9 @@ class Llama:
         p.put(4, C.c_int32, QUANTIZE_TYPES[kind])
         assert self.lib.llama_model_quantize(str(source).encode(), str(result).encode(), C.byref(p)) == 0
 
-    def perplexity(self, model, text, context=512, windows=None):
-        """llama-perplexity's figure: windows that do not overlap, the second half of each scored."""
+    def perplexity(self, model, text, context=512, windows=None, keep=None):
+        """llama-perplexity's figure: windows that do not overlap, the second half of each scored.  keep: a list that gets each
+        window's log-probabilities [scored, vocabulary], fp32."""
         lib = self.lib
         m = lib.llama_model_load_from_file(str(model).encode(), lib.llama_model_default_params())
         assert m, f"llama.cpp does not load {model}"
@@ -96,12 +97,12 @@ class Llama:
         assert c
         lib.llama_set_n_threads(c, self.threads, self.threads)
         try:
-            return self._score(m, c, text, context, windows)
+            return self._score(m, c, text, context, windows, keep)
         finally:
             lib.llama_free(c)
             lib.llama_model_free(m)
 
-    def _score(self, m, c, text, context, windows):
+    def _score(self, m, c, text, context, windows, keep):
         lib, v = self.lib, self.lib.llama_model_get_vocab(m)
         n_vocab, raw = lib.llama_vocab_n_tokens(v), text.encode()
         buf = (C.c_int32 * (len(raw) + 8))()
@@ -119,4 +120,30 @@ class Llama:
             top = z.max(axis=1)
             lse = top + np.log(np.exp(z - top[:, None]).sum(axis=1))
             total += float((lse - z[np.arange(len(z)), list(ids)[first + 1:]]).sum())
+            if keep is not None:
+                keep.append((z - lse[:, None]).astype(np.float32))
         return math.exp(total / (count * (context - 1 - first)))
+
+
+def divergence(p, q):
+    """Mean KL(p ‖ q) of two lists of log-probabilities, nats a token (llama-perplexity --kl-divergence)."""
+    return float(np.mean([(np.exp(a.astype(np.float64)) * (a.astype(np.float64) - b)).sum(axis=1).mean() for a, b in zip(p, q, strict=True)]))
+
+
+# from the best to the worst
+RECIPES = ["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"]
+
+
+def known_order(got, tie):
+    """got: {recipe: (perplexity, divergence)}.  A recipe's perplexity may lie above a worse one's by the share `tie` at most (the
+    texts are short), and the unquantised ones are equal to 0.5 %; the divergences, which tell more, must grow."""
+    kinds = [k for k in RECIPES if k in got]
+    best = got[kinds[0]][0]
+    for k in kinds:
+        if k in ("f32", "f16", "bf16"):
+            assert abs(got[k][0] / best - 1) <= 0.005, (k, got)
+    for i, a in enumerate(kinds):
+        for b in kinds[i + 1:]:
+            assert got[a][0] <= got[b][0] * (1 + tie), (a, b, got)
+            if a not in ("f32", "f16"):
+                assert got[a][1] < got[b][1], (a, b, got)

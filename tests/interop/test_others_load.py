@@ -4,10 +4,13 @@ A real daemon trains a short job on SmolLM2; then
  - llama.cpp's 32 greedy tokens equal the daemon's answers on three prompts, for the base and the adapter, from merged F32 and F16
    files and from the F32 base with the LoRA file.  Where they part, the daemon itself must hold both tokens to be as good as
    equally likely (its own log-probabilities of the two differ by less than the margin);
+ - every file type of the merged adapter runs in llama.cpp: the perplexity of a text is the daemon's own for the unquantised ones,
+   and the quantised ones come in their known order;
  - transformers reads our F32 base, PEFT puts the exported adapter on it, and its log-probabilities equal the daemon's.
 Needs QL_QLORAD and QL_SMOL; the llama.cpp part QL_NODE_MODULES and node, the PEFT part torch, transformers, gguf and peft.
 """
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -15,6 +18,7 @@ import subprocess
 
 import pytest
 
+import llamacpp
 from conftest import BASE, ROOT
 
 PROMPTS = ["What is the capital of France?", "How do I clean a window?", "Tell me something about horses."]
@@ -129,6 +133,25 @@ def test_llamacpp_puts_the_lora_on_the_exported_base(served, adapter, exported, 
     ids = prompts(served)
     # the base's own answers are others (fixture answers), so the file does something
     compare(served, adapter, ids, answers[adapter], generate(tmp_path, ids, base, lora), 0.02)
+
+
+@pytest.mark.skipif(not llamacpp.library_dir(), reason="QL_NODE_MODULES is not set")
+def test_every_file_type_of_a_merged_export(served, adapter, exported):
+    text, context = (ROOT / "tests" / "data" / "prose.txt").read_text(), 256
+    llama, got, first = llamacpp.Llama(threads=2), {}, None
+    for kind in llamacpp.RECIPES:
+        kept = []
+        p = llama.perplexity(only(exported("adapter", "gguf", kind)), text, context, 1, kept)
+        first = first or kept
+        got[kind] = p, llamacpp.divergence(first, kept)
+    ids = served.json("/tokenize", {"prompt": text})["tokens"][:context]
+    c = served.json("/v1/completions", {"model": adapter, "prompt": ids, "echo": True, "logprobs": 0, "max_tokens": 0})
+    scored = c["choices"][0]["logprobs"]["token_logprobs"][context // 2 + 1:]
+    own = math.exp(-sum(scored) / len(scored))
+    print(f"the daemon's own perplexity {own:.4f}; llama.cpp's, and divergence from F32:", got)
+    for kind in ("f32", "f16", "bf16"):
+        assert abs(got[kind][0] / own - 1) <= 0.01
+    llamacpp.known_order(got, tie=0.05)
 
 
 def test_transformers_and_peft_tell_the_same_log_probabilities(served, adapter, exported):

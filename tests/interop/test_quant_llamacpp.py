@@ -1,5 +1,6 @@
 """A whole SmolLM2, quantised by us and by llama.cpp from one F32 file: the same types, the same bytes, and llama.cpp's perplexity
-of ours within 1 % of that of its own file; our perplexity of our file near llama.cpp's of it.
+of ours within 1 % of that of its own file; our perplexity of our file near llama.cpp's of it.  Every other type that we write runs
+in llama.cpp, and the recipes come in their known order (for merged exports of an adapter: test_others_load.py).
 
 Needs QL_QLORAD, QL_SMOL and QL_NODE_MODULES (llama.cpp's library, llamacpp.py).  QL_FULL=1: more types, the whole text, and
 llama.cpp's file is judged even where it holds the same tensors.
@@ -20,6 +21,8 @@ pytestmark = pytest.mark.skipif(not QLORAD or not SMOL or not llamacpp.library_d
                                 reason="QL_QLORAD, QL_SMOL or QL_NODE_MODULES (x86-64) is not set")
 FULL = os.environ.get("QL_FULL") == "1"
 KINDS = ["q4_k_m", "q8_0", "f16"] + (["bf16", "q4_0", "q5_k_m", "q6_k"] if FULL else [])
+# every other type we write; llama.cpp's own files of these names keep token_embd in Q6_K, or there are none
+SINGLE = ["q5_k", "q4_k", "q5_1", "q5_0", "q4_1", "iq4_nl"]
 TEXT = pathlib.Path(__file__).resolve().parents[1] / "data" / "prose.txt"
 WINDOWS = None if FULL else 1
 
@@ -63,6 +66,47 @@ def test_perplexity_as_llamacpps_own(source, llama, tmp_path, kind):
     assert not differ
     assert abs(p / q - 1) <= 0.01
     assert abs(own / p - 1) <= 0.02  # llama.cpp multiplies in 8 bit, we in fp32
+
+
+def judged(source, llama, tmp_path, kinds, context):
+    """Quantises source into each of the types: {kind: (llama.cpp's perplexity, divergence from the first)}, {kind: stored types}."""
+    out, types, first = {}, {}, None
+    for kind in kinds:
+        path, kept = tmp_path / f"{kind}.gguf", []
+        subprocess.run([QLORAD, "quantize", source, path, "--type", kind], check=True)
+        p = llama.perplexity(path, TEXT.read_text(), context, WINDOWS, kept)
+        first = first or kept
+        out[kind] = p, llamacpp.divergence(first, kept)
+        types[kind] = {t.tensor_type.name for t in gguf.GGUFReader(path).tensors}
+        print(f"{kind}: perplexity {p:.4f}, divergence {out[kind][1]:.2e}, {sorted(types[kind])}")
+        if FULL:
+            assert abs(ours(path) / p - 1) <= 0.02
+        path.unlink()
+    return out, types
+
+
+def test_every_other_type_runs_in_llamacpp(source, llama, tmp_path):
+    """The types of one kind of block, on SmolLM2 as it is: rows of 576 are no whole K blocks and fall back as llama.cpp has it."""
+    got, types = judged(source, llama, tmp_path, ["f16"] + SINGLE, 512 if FULL else 64)
+    assert types["q4_k"] == {"F32", "Q4_K", "Q5_0"} and types["q5_k"] == {"F32", "Q5_K", "Q5_1"}
+    for kind in SINGLE[2:]:
+        assert types[kind] == {"F32", kind.upper()}
+    for kind in SINGLE:
+        assert got[kind][0] <= 1.5 * got["f16"][0] and got[kind][1] < 0.4
+
+
+def test_known_order_of_the_recipes(source, llama, tmp_path):
+    """The same model 768 wide (wide_model.py): every linear really is of the type that the file is named for."""
+    import wide_model
+
+    wide = tmp_path / "wide.gguf"
+    wide_model.widen(source, wide)
+    kinds = llamacpp.RECIPES if FULL else ["f16", "q6_k", "q5_k_m", "q4_k_m", "q4_0"]
+    got, types = judged(wide, llama, tmp_path, kinds, 512 if FULL else 128)
+    wide.unlink()
+    assert types["q4_k_m"] == {"F32", "Q4_K", "Q6_K"} and types["q5_k_m"] == {"F32", "Q5_K", "Q6_K"}
+    assert types["q6_k"] == {"F32", "Q6_K"} and types["q4_0"] == {"F32", "Q4_0", "Q6_K"}
+    llamacpp.known_order(got, tie=0.01 if FULL else 0.05)
 
 
 def test_four_bit_weights():
