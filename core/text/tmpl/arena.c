@@ -82,6 +82,29 @@ void *tmpl_alloc(struct tmpl_arena *a, size_t size)
 
 char *tmpl_alloc_text(struct tmpl_arena *a, size_t size) { return take(a, size, 1); }
 
+char *tmpl_grow_text(struct tmpl_arena *a, char *p, size_t len, size_t size)
+{
+	struct tmpl_chunk *c = a->head;
+	size_t total;
+
+	if (c == NULL || p != c->data || c->used != len || size < len) {
+		char *copy = tmpl_alloc_text(a, size);
+
+		if (copy != NULL && len > 0)
+			memcpy(copy, p, len);
+		return copy;
+	}
+	if (!ql_add_size(a->used, size - len, &total) || total > a->max)
+		return NULL;
+	c = realloc(c, sizeof *c + size);
+	if (c == NULL)
+		return NULL;
+	c->size = c->used = size;
+	a->head = c;
+	a->used = total;
+	return c->data;
+}
+
 bool tmpl_extend_text(struct tmpl_arena *a, const char *p, size_t len, size_t extra)
 {
 	struct tmpl_chunk *c = a->head;

@@ -20,6 +20,9 @@ void tmpl_arena_free(struct tmpl_arena *a);
 void *tmpl_alloc(struct tmpl_arena *a, size_t size);
 /* The same for text: unaligned, not zeroed. */
 char *tmpl_alloc_text(struct tmpl_arena *a, size_t size);
+/* Text [p, p + len) (or none, NULL and 0) in size >= len bytes: p itself if it is all that the newest chunk holds, which then moves
+ * with it, else a copy.  So text that grows beyond a chunk is not copied each time.  NULL as above; p is then as it was. */
+char *tmpl_grow_text(struct tmpl_arena *a, char *p, size_t len, size_t size);
 /* If text [p, p + len) ends where the newest chunk's free space begins, and `extra` more bytes fit there, takes them and
  * returns true: p may then be written up to len + extra. */
 bool tmpl_extend_text(struct tmpl_arena *a, const char *p, size_t len, size_t extra);

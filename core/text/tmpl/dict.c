@@ -42,7 +42,7 @@ static int find(struct vm *m, const struct dict *d, struct val key, uint64_t has
 	for (size_t h = hash & (d->n_index - 1); d->index[h] != 0; h = (h + 1) & (d->n_index - 1)) {
 		size_t i = d->index[h] - 1;
 
-		m->steps++;
+		m->work += 64;
 		if (d->e[i].hash != hash)
 			continue;
 		rc = v_eq(m, d->e[i].key, key, &same);

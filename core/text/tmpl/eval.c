@@ -41,7 +41,7 @@ int vm_lookup(struct vm *m, uint32_t name, struct val *out)
 				return QL_OK;
 			}
 		}
-		m->steps++;
+		m->work += 64;
 	}
 	if (m->globals[name].kind == V_MISSING) {
 		rc = resolve_global(m, name, &m->globals[name]);
@@ -313,8 +313,9 @@ int vm_eval(struct vm *m, const struct node *n, struct val *out)
 
 	*out = v_none();
 	m->line = n->line;
-	if (++m->steps > m->max_steps)
-		return vm_step(m, 0);
+	m->work += 64;
+	if (m->work > m->max_work)
+		return vm_over(m);
 	if (++m->depth > QL_TMPL_EVAL_DEPTH_MAX)
 		rc = vm_limit(m, "evaluation nested too deep");
 	else

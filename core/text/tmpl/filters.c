@@ -79,6 +79,8 @@ static int f_title(struct vm *m, struct val self, const struct args *a, struct v
 	int rc = with_text(m, "do_title", self, a, &self);
 
 	s = self.s;
+	if (rc == QL_OK)
+		rc = vm_step(m, s->len * 16);
 	while (rc == QL_OK && i < s->len) {
 		uint32_t cp;
 		size_t from = i, k = text_cp(s, i, &cp);

@@ -123,6 +123,8 @@ int flt_int(struct vm *m, struct val self, const struct args *a, struct val *out
 	double f;
 	int rc = args_bind(m, "do_int", a, names, 0, v);
 
+	if (rc == QL_OK)
+		rc = vm_step(m, self.kind == V_STR ? 512 + self.s->len * 16 : 0); /* white space is skipped */
 	if (rc != QL_OK)
 		return rc;
 	*out = v[0].kind == V_MISSING ? v_int(0) : v[0];
@@ -157,6 +159,8 @@ int flt_float(struct vm *m, struct val self, const struct args *a, struct val *o
 	double f;
 	int rc = args_bind(m, "do_float", a, names, 0, &v);
 
+	if (rc == QL_OK)
+		rc = vm_step(m, self.kind == V_STR ? 512 + self.s->len * 16 : 0);
 	if (rc != QL_OK)
 		return rc;
 	*out = v.kind == V_MISSING ? v_float(0) : v;
@@ -204,6 +208,8 @@ int flt_round(struct vm *m, struct val self, const struct args *a, struct val *o
 	double p;
 	int rc = args_bind(m, "do_round", a, names, 0, v);
 
+	if (rc == QL_OK)
+		rc = vm_step(m, 4096);
 	if (rc != QL_OK)
 		return rc;
 	if (v[0].kind != V_MISSING) {

@@ -87,8 +87,10 @@ static int fmt_int(struct vm *m, struct sb *b, const struct spec *s, int64_t v)
 	uint64_t u = v < 0 ? (uint64_t)0 - (uint64_t)v : (uint64_t)v;
 	char digits[512], plain[80];
 	const char *prefix = "";
-	int n = 0;
+	int n = 0, rc = vm_step(m, 512);
 
+	if (rc != QL_OK)
+		return rc;
 	if (s->type == 'b') {
 		for (uint64_t x = u; x != 0 || n == 0; x >>= 1)
 			plain[n++] = (char)('0' + (x & 1));
@@ -118,7 +120,10 @@ static int fmt_float(struct vm *m, struct sb *b, const struct spec *s, double f)
 	int precision = s->precision < 0 ? 6 : s->precision;
 	bool negative = signbit(f) && !isnan(f);
 	double v = fabs(s->type == '%' ? f * 100 : f);
+	int rc = vm_step(m, 4096 + 64 * (size_t)precision);
 
+	if (rc != QL_OK)
+		return rc;
 	if (isnan(v) || isinf(v)) {
 		bool upper = type == 'F' || type == 'E' || type == 'G';
 
@@ -357,6 +362,7 @@ int v_format(struct vm *m, struct val self, const struct args *a, struct val *ou
 
 		while (j < s->len && s->p[j] != '{' && s->p[j] != '}')
 			j++;
+		m->work += 64 + (j - i);
 		rc = sb_sub(m, &f.b, s, i, j);
 		if (rc != QL_OK || j == s->len)
 			break;

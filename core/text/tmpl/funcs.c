@@ -30,6 +30,8 @@ static int f_strftime(struct vm *m, const struct args *a, struct val *out)
 	struct val v;
 	int rc = args_bind(m, "strftime_now", a, names, 1, &v);
 
+	if (rc == QL_OK)
+		rc = vm_step(m, 2048);
 	if (rc != QL_OK)
 		return rc;
 	if (v.kind != V_STR)

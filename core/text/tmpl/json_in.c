@@ -112,7 +112,7 @@ int v_fromjson(struct vm *m, struct val text, struct val *out)
 
 	if (text.kind != V_STR)
 		return vm_raise(m, "TypeError", "the JSON object must be str, not %s", v_type(text));
-	rc = vm_step(m, text.s->len * 8);
+	rc = vm_step(m, text.s->len * 48);
 	if (rc != QL_OK)
 		return rc;
 	if (ql_json_parse(text.s->p, text.s->len, QL_TMPL_OUTPUT_MAX, &j, &why) != QL_OK)

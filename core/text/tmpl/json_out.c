@@ -57,6 +57,7 @@ static int dump_str(struct dump *d, const struct str *s)
 		if (n > 0) {
 			size_t at;
 
+			d->m->work += 160;
 			rc = sb_sub(d->m, &d->b, s, from, i);
 			at = d->b.len;
 			if (rc == QL_OK)

@@ -65,7 +65,7 @@ static int s_title(struct vm *m, struct val self, const struct args *a, struct v
 	int rc = no_args(m, "title", a);
 
 	if (rc == QL_OK)
-		rc = vm_step(m, s->len * 16);
+		rc = vm_step(m, s->len * 32);
 	for (size_t i = 0; i < s->len && rc == QL_OK;) {
 		uint32_t cp, o[3];
 		size_t k = text_cp(s, i, &cp);
@@ -194,7 +194,7 @@ static int search(struct vm *m, struct val self, const struct args *a, bool righ
 	if (rc == QL_OK)
 		rc = method_range(m, self.s, a->n > 1 ? a->pos[1] : v_missing(), a->n > 2 ? a->pos[2] : v_missing(), &from, &to);
 	if (rc == QL_OK && right)
-		rc = vm_step(m, self.s->len * (a->pos[0].s->len / 16 + 1));
+		rc = vm_step(m, self.s->len * (a->pos[0].s->len / 16 + 4));
 	if (rc != QL_OK)
 		return rc;
 	at = right ? text_rfind(self.s, a->pos[0].s, from, to) : text_find(self.s, a->pos[0].s, from, to);
@@ -248,7 +248,7 @@ static int s_count(struct vm *m, struct val self, const struct args *a, struct v
 	while (a->pos[0].s->len > 0 && (from = text_find(self.s, a->pos[0].s, from, to)) != SIZE_MAX) {
 		from += a->pos[0].s->len;
 		n++;
-		m->steps++;
+		m->work += 64;
 	}
 	*out = v_int(n);
 	return vm_step(m, 0);

@@ -79,7 +79,7 @@ static int rsplit_space(struct vm *m, const struct str *s, int64_t max, struct l
 static int split_on(struct vm *m, const struct str *s, const struct str *sep, int64_t max, bool right, struct list *l)
 {
 	size_t from = 0, to = s->len;
-	int rc = vm_step(m, right ? s->len * (sep->len / 16 + 1) : s->len);
+	int rc = vm_step(m, right ? s->len * (sep->len / 16 + 4) : s->len);
 
 	for (; rc == QL_OK && max != 0; max--) {
 		size_t at = right ? text_rfind(s, sep, 0, to) : text_find(s, sep, from, s->len);
@@ -172,7 +172,7 @@ static int partition(struct vm *m, struct val self, const struct args *a, bool r
 	if (rc == QL_OK)
 		rc = v_list_new(m, &l, 3);
 	if (rc == QL_OK)
-		rc = vm_step(m, s->len * (sep.s->len / 16 + 1));
+		rc = vm_step(m, s->len * (sep.s->len / 16 + 4));
 	if (rc != QL_OK)
 		return rc;
 	at = right ? text_rfind(s, sep.s, 0, s->len) : text_find(s, sep.s, 0, s->len);
@@ -268,14 +268,16 @@ static int classify(struct vm *m, struct val self, const struct args *a, bool (*
 	bool yes = s->len > 0;
 	int rc = args_bind(m, "is…", a, names, 0, NULL);
 
-	for (size_t i = 0; i < s->len && yes;) {
+	if (rc == QL_OK)
+		rc = vm_step(m, s->len * 32);
+	for (size_t i = 0; rc == QL_OK && i < s->len && yes;) {
 		uint32_t cp;
 
 		i += text_cp(s, i, &cp);
 		yes = in(cp);
 	}
 	*out = v_bool(yes);
-	return rc != QL_OK ? rc : vm_step(m, s->len * 8);
+	return rc;
 }
 static bool is_letter(uint32_t cp)
 {
@@ -313,7 +315,9 @@ static int cased(struct vm *m, struct val self, const struct args *a, bool upper
 	bool any = false, yes = true;
 	int rc = args_bind(m, upper ? "isupper" : "islower", a, names, 0, NULL);
 
-	for (size_t i = 0; i < self.s->len && yes;) {
+	if (rc == QL_OK)
+		rc = vm_step(m, self.s->len * 32);
+	for (size_t i = 0; rc == QL_OK && i < self.s->len && yes;) {
 		uint32_t cp;
 		int c;
 
@@ -323,7 +327,7 @@ static int cased(struct vm *m, struct val self, const struct args *a, bool upper
 		yes = c != UTF8PROC_CATEGORY_LT && c != (upper ? UTF8PROC_CATEGORY_LL : UTF8PROC_CATEGORY_LU);
 	}
 	*out = v_bool(any && yes);
-	return rc != QL_OK ? rc : vm_step(m, self.s->len * 8);
+	return rc;
 }
 static int s_isupper(struct vm *m, struct val s, const struct args *a, struct val *out) { return cased(m, s, a, true, out); }
 static int s_islower(struct vm *m, struct val s, const struct args *a, struct val *out) { return cased(m, s, a, false, out); }

@@ -151,6 +151,7 @@ int v_percent(struct vm *m, struct val fmt, struct val arg, struct val *out)
 
 		rc = sb_sub(m, &p.b, s, p.i, to);
 		p.i = to + 1;
+		m->work += 64;
 		if (rc == QL_OK && q != NULL)
 			rc = one(&p);
 	}

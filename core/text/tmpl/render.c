@@ -97,10 +97,10 @@ static int take(struct vm *m, struct ql_rendered *out)
 	return QL_OK;
 }
 
-int tmpl_render_within(const struct ql_tmpl *t, const struct ql_tmpl_env *env, uint64_t max_steps, struct ql_rendered *out,
+int tmpl_render_within(const struct ql_tmpl *t, const struct ql_tmpl_env *env, uint64_t *steps, struct ql_rendered *out,
 		       struct ql_err *e)
 {
-	struct vm m = {.t = t, .env = env, .max_steps = max_steps, .root = {.root = true}};
+	struct vm m = {.t = t, .env = env, .max_work = 64 * *steps, .root = {.root = true}};
 	struct scope top = {0};
 	int flow = FLOW_NEXT, rc = QL_OK;
 
@@ -116,6 +116,7 @@ int tmpl_render_within(const struct ql_tmpl *t, const struct ql_tmpl_env *env, u
 		rc = vm_exec(&m, t->body, t->n_body, &flow);
 	if (rc == QL_OK)
 		rc = take(&m, out);
+	*steps -= m.work / 64 < *steps ? m.work / 64 : *steps;
 	tmpl_arena_free(&m.arena);
 	free(m.root.p);
 	free(m.root.marks);
@@ -126,5 +127,7 @@ int tmpl_render_within(const struct ql_tmpl *t, const struct ql_tmpl_env *env, u
 
 int ql_tmpl_render(const struct ql_tmpl *t, const struct ql_tmpl_env *env, struct ql_rendered *out, struct ql_err *e)
 {
-	return tmpl_render_within(t, env, QL_TMPL_STEPS_MAX, out, e);
+	uint64_t steps = QL_TMPL_STEPS_MAX;
+
+	return tmpl_render_within(t, env, &steps, out, e);
 }

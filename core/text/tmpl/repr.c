@@ -8,12 +8,26 @@
 #include "core/base/utf8.h"
 #include "core/text/tmpl/ast.h"
 
+#define FLOAT_WORK 6144 /* of finding the shortest digits */
+
 /* The shortest decimal digits that read back as f (> 0, finite): digits[0..*n) and the exponent of d.ddd. */
 static void shortest(double f, char digits[24], int *n, int *exp)
 {
 	char text[40];
+	int e2, p = 0;
 
-	for (int p = 0; p <= 16; p++) {
+	/* where p digits do, p + 1 do; not beside a power of two, where a decimal further up may do and the nearest not */
+	if (frexp(f, &e2) != 0.5)
+		for (int lo = 0, hi = 16; lo < hi; p = lo) {
+			int mid = (lo + hi) / 2;
+
+			(void)snprintf(text, sizeof text, "%.*e", mid, f);
+			if (strtod(text, NULL) == f)
+				hi = mid;
+			else
+				lo = mid + 1;
+		}
+	for (; p <= 16; p++) {
 		(void)snprintf(text, sizeof text, "%.*e", p, f);
 		if (strtod(text, NULL) != f) {
 			/* beside a power of two the next decimal up may read back where the nearest does not */
@@ -79,8 +93,9 @@ size_t float_repr(double f, char out[40])
 int sb_float(struct vm *m, struct sb *b, double f)
 {
 	char text[40];
+	int rc = vm_step(m, FLOAT_WORK);
 
-	return sb_add(m, b, text, float_repr(f, text));
+	return rc != QL_OK ? rc : sb_add(m, b, text, float_repr(f, text));
 }
 
 /* Python's choice of quotes: single, unless the text has single and no double ones. */
@@ -110,6 +125,7 @@ static int repr_str(struct vm *m, struct sb *b, const struct str *s)
 		if (n > 0) {
 			size_t at;
 
+			m->work += 128;
 			rc = sb_sub(m, b, s, from, i);
 			at = b->len;
 			if (rc == QL_OK)
@@ -215,6 +231,7 @@ static int repr_any(struct vm *m, struct sb *b, struct val v)
 		return sb_addz(m, b, v.b ? "True" : "False");
 	case V_INT:
 		(void)snprintf(text, sizeof text, "%lld", (long long)v.i);
+		m->work += 64;
 		return sb_addz(m, b, text);
 	case V_FLOAT:
 		return sb_float(m, b, v.f);

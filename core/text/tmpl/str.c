@@ -189,6 +189,7 @@ static int sb_grow(struct vm *m, struct sb *b, size_t extra)
 		return QL_OK;
 	while (cap < need)
 		cap *= 2;
+	m->work += b->root ? cap / 4 : cap; /* pages are made, and the text so far is copied */
 	if (b->root) {
 		p = realloc(b->p, cap + 1);
 		if (p == NULL)
@@ -198,11 +199,9 @@ static int sb_grow(struct vm *m, struct sb *b, size_t extra)
 			b->cap = cap;
 			return QL_OK;
 		}
-		p = tmpl_alloc_text(&m->arena, cap);
+		p = tmpl_grow_text(&m->arena, b->p, b->cap, cap);
 		if (p == NULL)
 			return vm_nomem(m);
-		if (b->len > 0)
-			memcpy(p, b->p, b->len);
 	}
 	b->p = p;
 	b->cap = cap;
@@ -216,8 +215,9 @@ int sb_add(struct vm *m, struct sb *b, const char *p, size_t len)
 	if (len == 0)
 		return QL_OK;
 	rc = sb_grow(m, b, len);
-	if (rc == QL_OK && len >= 64)
-		rc = vm_step(m, len / 4);
+	m->work += 8 + len / 4;
+	if (rc == QL_OK)
+		rc = vm_over(m);
 	if (rc != QL_OK)
 		return rc;
 	memcpy(b->p + b->len, p, len);
@@ -262,7 +262,7 @@ int sb_sub(struct vm *m, struct sb *b, const struct str *s, size_t begin, size_t
 		size_t to = s->marks[i].end > end ? end : s->marks[i].end;
 
 		rc = sb_mark(m, b, at + from - begin, at + to - begin);
-		m->steps += (i & 7) == 7;
+		m->work += 8;
 	}
 	return rc;
 }
@@ -315,6 +315,7 @@ int str_concat(struct vm *m, struct val *out, const struct str *a, const struct 
 		if (s.p == NULL)
 			return vm_nomem(m);
 		s.cap = len;
+		m->work += len;
 		rc = sb_str(m, &s, a);
 	}
 	if (rc == QL_OK)
@@ -338,6 +339,7 @@ int str_escape(struct vm *m, struct val *out, struct val v)
 	if (rc != QL_OK)
 		return rc;
 	s = text.s;
+	rc = vm_step(m, s->len * 4);
 	for (size_t i = 0; i <= s->len && rc == QL_OK; i++) {
 		char c = i < s->len ? s->p[i] : '\0';
 		const char *rep = c == '&' ? "&amp;" : c == '<' ? "&lt;" : c == '>' ? "&gt;" : c == '"' ? "&#34;" : c == '\'' ? "&#39;" : NULL;
@@ -348,6 +350,7 @@ int str_escape(struct vm *m, struct val *out, struct val v)
 		if (rc == QL_OK && rep != NULL) {
 			size_t at = b.len;
 
+			m->work += s->n_marks > 0 ? 48 : 24;
 			rc = sb_addz(m, &b, rep);
 			if (rc == QL_OK && str_marked_at(s, i))
 				rc = sb_mark(m, &b, at, b.len);

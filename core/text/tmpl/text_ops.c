@@ -43,7 +43,9 @@ int text_strip(struct vm *m, struct val v, struct val chars, int sides, struct v
 		if (!in_set(cp, chars))
 			break;
 		begin += k;
-		m->steps += chars.kind == V_STR ? chars.s->len / 16 : 0;
+		m->work += chars.kind == V_STR ? chars.s->len * 4 + 16 : 16;
+		if (m->work > m->max_work)
+			return vm_over(m);
 	}
 	while ((sides & STRIP_RIGHT) && end > begin) {
 		size_t c = end - 1;
@@ -54,13 +56,14 @@ int text_strip(struct vm *m, struct val v, struct val chars, int sides, struct v
 		if (!in_set(cp, chars))
 			break;
 		end = c;
-		m->steps += chars.kind == V_STR ? chars.s->len / 16 : 0;
+		m->work += chars.kind == V_STR ? chars.s->len * 4 + 16 : 16;
+		if (m->work > m->max_work)
+			return vm_over(m);
 	}
 	if (begin == 0 && end == s->len) {
 		*out = v;
 		return vm_step(m, 0);
 	}
-	m->steps += (s->len - (end - begin)) / 4;
 	return vm_step(m, 0) != QL_OK ? m->e->code : str_sub(m, out, s, begin, end);
 }
 
@@ -93,7 +96,7 @@ static bool final_sigma(const struct str *s, size_t begin, size_t i, size_t end)
 
 int text_lower_part(struct vm *m, struct sb *b, const struct str *s, size_t begin, size_t end)
 {
-	int rc = vm_step(m, (end - begin) * 16);
+	int rc = vm_step(m, (end - begin) * 24);
 
 	for (size_t i = begin; i < end && rc == QL_OK;) {
 		uint32_t cp, o[3];
@@ -111,7 +114,7 @@ int text_lower_part(struct vm *m, struct sb *b, const struct str *s, size_t begi
 
 int text_upper_part(struct vm *m, struct sb *b, const struct str *s, size_t begin, size_t end)
 {
-	int rc = vm_step(m, (end - begin) * 16);
+	int rc = vm_step(m, (end - begin) * 24);
 
 	for (size_t i = begin; i < end && rc == QL_OK;) {
 		uint32_t cp, o[3];

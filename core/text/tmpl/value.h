@@ -180,7 +180,7 @@ struct vm {
 	struct ql_err *e;
 	struct ql_err own; /* where errors go when the caller gave none */
 	uint32_t line;     /* of the node being evaluated */
-	uint64_t steps, loops, max_steps;
+	uint64_t work, loops, max_work; /* work: in 64ths of a step; about 0.6 ns each */
 	int depth, macro_depth, value_depth;
 	struct val *globals; /* by name id; V_MISSING = not looked up yet */
 	struct scope *scope;
@@ -198,7 +198,8 @@ int vm_limit(struct vm *m, const char *what);
 /* "template line N: <kind>: …", QL_EINVAL. */
 int vm_raise(struct vm *m, const char *kind, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 int vm_unsupported(struct vm *m, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-int vm_step(struct vm *m, size_t n); /* n bytes or elements worked on: counts 1 + n / 64 steps */
+int vm_step(struct vm *m, size_t n); /* counts a step and n 64ths of one: n bytes or elements worked on */
+int vm_over(struct vm *m);           /* QL_ELIMIT if more work was counted than a rendering may do */
 int vm_undef_error(struct vm *m, struct val v);
 void *vm_alloc(struct vm *m, size_t size);
 

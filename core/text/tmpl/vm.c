@@ -39,10 +39,13 @@ int vm_unsupported(struct vm *m, const char *fmt, ...)
 
 int vm_step(struct vm *m, size_t n)
 {
-	m->steps += 1 + n / 64;
-	if (m->steps > m->max_steps)
-		return vm_limit(m, "more steps than a template may take");
-	return QL_OK;
+	m->work += 64 + n;
+	return vm_over(m);
+}
+
+int vm_over(struct vm *m)
+{
+	return m->work <= m->max_work ? QL_OK : vm_limit(m, "more steps than a template may take");
 }
 
 int vm_undef_error(struct vm *m, struct val v)
@@ -73,7 +76,7 @@ void *vm_alloc(struct vm *m, size_t size)
 {
 	void *p = tmpl_alloc(&m->arena, size);
 
-	m->steps += size / 64; /* memory is work too: pages are made and cleared */
+	m->work += size; /* memory is work too: pages are made and cleared */
 	if (p == NULL)
 		(void)vm_nomem(m);
 	return p;

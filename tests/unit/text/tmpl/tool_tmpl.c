@@ -42,13 +42,14 @@ static json_t *answer(const json_t *req)
 	struct ql_err e = {0};
 	struct timespec a, b;
 	json_t *vars = NULL, *out;
-	int rc = ql_tmpl_compile(&t, json_string_value(src), json_string_length(src), &e);
+	int rc;
 
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &a);
+	rc = ql_tmpl_compile(&t, json_string_value(src), json_string_length(src), &e);
 	if (rc == QL_OK && json_is_true(json_object_get(req, "normalize"))) {
 		rc = normalized(t, env.vars, &vars, &e);
 		env.vars = vars;
 	}
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &a);
 	if (rc == QL_OK)
 		rc = ql_tmpl_render(t, &env, &r, &e);
 	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &b);
