@@ -79,8 +79,8 @@ def judged(source, llama, tmp_path, kinds, context):
         out[kind] = p, llamacpp.divergence(first, kept)
         types[kind] = {t.tensor_type.name for t in gguf.GGUFReader(path).tensors}
         print(f"{kind}: perplexity {p:.4f}, divergence {out[kind][1]:.2e}, {sorted(types[kind])}")
-        if FULL:
-            assert abs(ours(path) / p - 1) <= 0.02
+        if FULL:  # llama.cpp multiplies quantised weights by activations of 8 bit
+            assert abs(ours(path) / p - 1) <= (0.005 if kind in ("f32", "f16", "bf16") else 0.05)
         path.unlink()
     return out, types
 
