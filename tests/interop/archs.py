@@ -1,7 +1,7 @@
 """Small random models of every architecture, written by transformers, and the way back from our tensor names to its own."""
 import copy
 
-SMALL = dict(hidden_size=64, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4, vocab_size=320,
+SMALL = dict(hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4, vocab_size=320,
              max_position_embeddings=1024, bos_token_id=1, eos_token_id=2, pad_token_id=0)
 
 # name: (family in transformers, configuration)
@@ -16,11 +16,12 @@ ARCHS = {
     "mistral-window": ("Mistral", dict(num_key_value_heads=2, sliding_window=13)),
     "qwen2-bias": ("Qwen2", dict(num_key_value_heads=2, tie_word_embeddings=True)),
     "qwen3": ("Qwen3", dict(num_key_value_heads=2, head_dim=32, tie_word_embeddings=True)),
-    "qwen3-window": ("Qwen3", dict(num_key_value_heads=2, head_dim=16, use_sliding_window=True, sliding_window=9, max_window_layers=1)),
-    "smollm3": ("SmolLM3", dict(num_key_value_heads=2, no_rope_layers=[1, 0, 1])),
+    "qwen3-window": ("Qwen3", dict(num_hidden_layers=3, num_key_value_heads=2, head_dim=16, use_sliding_window=True, sliding_window=9,
+                                   max_window_layers=1)),
+    "smollm3": ("SmolLM3", dict(num_hidden_layers=3, num_key_value_heads=2, no_rope_layers=[1, 0, 1])),
     "phi3": ("Phi3", dict(num_key_value_heads=4)),
     "phi3-gqa-window": ("Phi3", dict(num_key_value_heads=2, sliding_window=11)),
-    "gemma2": ("Gemma2", dict(num_key_value_heads=2, head_dim=32, query_pre_attn_scalar=24, sliding_window=12,
+    "gemma2": ("Gemma2", dict(num_hidden_layers=3, num_key_value_heads=2, head_dim=32, query_pre_attn_scalar=24, sliding_window=12,
                               attn_logit_softcapping=5.0, final_logit_softcapping=3.0)),
     "gemma3": ("Gemma3", dict(num_hidden_layers=7, num_key_value_heads=1, head_dim=32, query_pre_attn_scalar=32, sliding_window=10,
                               rope_parameters={"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},

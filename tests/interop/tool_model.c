@@ -1,7 +1,8 @@
 /* tool_model.c - the model without the daemon, for comparison with other programs:
  *
  *   model_tool dequant BASE CACHE OUTDIR           every weight as fp32: OUTDIR/base.safetensors, HF names
- *   model_tool logits  BASE CACHE IDS.json OUT.f32 [ADAPTER_DIR]     logits of one sequence, [n, vocab] fp32
+ *   model_tool logits  BASE CACHE IDS.json OUT.f32 [ADAPTER_DIR]     logits of one sequence, [n, vocab] fp32; IDS may be a list of
+ *                                      sequences: theirs one after the other
  *   model_tool generate BASE CACHE PROMPTS.json N OUT.json [ADAPTER_DIR]   greedy tokens by cached decoding: for each prompt (token
  *                                      ids) {"ids": […N], "margins": […]}, margin: by how much the best logit leads
  *   model_tool gguf    BASE CACHE TYPE OUT.gguf [ADAPTER_DIR]        the merged model, verified
@@ -153,38 +154,50 @@ static struct ql_lora_set *load_adapter(const char *dir)
 	return lora;
 }
 
-static void logits(const char *ids_path, const char *out, const char *adapter)
+static void logits_of(const json_t *ids, struct ql_lora_set *lora, FILE *f)
 {
-	json_t *ids = read_json(ids_path);
 	uint32_t n = (uint32_t)json_array_size(ids), ranks[QL_GROUPS] = {0};
 	int32_t *v = malloc(n * sizeof *v), *pos = malloc(n * sizeof *pos), cu[2] = {0, (int32_t)n};
 	float *z = malloc((size_t)n * model->arch.vocab_size * sizeof *z);
 	struct ql_batch b = {.n_tokens = n, .n_seqs = 1, .ids = v, .positions = pos, .cu_seqlens = cu};
-	struct ql_lora_set *lora = NULL;
 	struct ql_pass *p;
 
 	for (uint32_t i = 0; i < n; i++) {
 		v[i] = (int32_t)json_integer_value(json_array_get(ids, i));
 		pos[i] = (int32_t)i;
 	}
-	if (adapter != NULL) {
-		lora = load_adapter(adapter);
+	if (lora != NULL)
 		memcpy(ranks, lora->group_rank, sizeof ranks);
-	}
 	check(ql_pass_new(&p, model, ranks, n, QL_KEEP_ALL, false, &e));
 	ql_gate_enter(model->gate, QL_GATE_TRAIN);
 	check(ql_pass_logits(p, &b, lora, z, &e));
 	ql_gate_leave(model->gate, QL_GATE_TRAIN);
-	FILE *f = fopen(out, "wb");
-
-	if (f == NULL || fwrite(z, sizeof *z, (size_t)n * model->arch.vocab_size, f) != (size_t)n * model->arch.vocab_size || fclose(f) != 0)
+	if (fwrite(z, sizeof *z, (size_t)n * model->arch.vocab_size, f) != (size_t)n * model->arch.vocab_size)
 		exit(1);
 	ql_pass_free(p);
-	ql_lora_free(lora);
-	json_decref(ids);
 	free(v);
 	free(pos);
 	free(z);
+}
+
+static void logits(const char *ids_path, const char *out, const char *adapter)
+{
+	json_t *ids = read_json(ids_path), *sequence;
+	struct ql_lora_set *lora = adapter != NULL ? load_adapter(adapter) : NULL;
+	FILE *f = fopen(out, "wb");
+	size_t i;
+
+	if (f == NULL)
+		exit(1);
+	if (json_is_array(json_array_get(ids, 0)))
+		json_array_foreach(ids, i, sequence)
+			logits_of(sequence, lora, f);
+	else
+		logits_of(ids, lora, f);
+	if (fclose(f) != 0)
+		exit(1);
+	ql_lora_free(lora);
+	json_decref(ids);
 }
 
 /* ---- generate ------------------------------------------------------------------------------------------------------- */
