@@ -22,7 +22,8 @@ static const struct {
 	 "  --set KEY=VALUE        any other key of the job's `qlora` object (JSON value)\n"
 	 "  --watch                follow the job to its end\n"},
 	{"jobs", "[JOB]", "Lists the jobs, newest first, or shows one.\n"},
-	{"watch", "JOB", "Follows a job: progress bar, loss, time left.  Exit status 0 if it succeeds.\n"},
+	{"watch", "JOB", "Follows a job: progress bar, loss, time left; with --json every event as a line.  Exit status 0 if it\n"
+	 "succeeds.\n"},
 	{"cancel", "JOB", "Cancels a job; its checkpoints stay.\n"},
 	{"pause", "JOB", "Pauses a job after a snapshot.\n"},
 	{"resume", "JOB", "Lets a paused job go on.\n"},
@@ -30,7 +31,8 @@ static const struct {
 	{"chat", "[PROMPT] [options]",
 	 "Asks a model, or talks with it line by line when no prompt is given.\n"
 	 "  --model NAME           (default: the base)\n"
-	 "  --system TEXT --temperature X --max-tokens N --seed N\n"},
+	 "  --system TEXT --temperature X --max-tokens N --seed N\n"
+	 "With --json each answer is one message, printed when it is whole.\n"},
 	{"export", "MODEL [options]",
 	 "Exports a model and downloads the files.\n"
 	 "  --format F             peft, gguf_lora, gguf or safetensors (default gguf)\n"

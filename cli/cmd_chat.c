@@ -8,31 +8,44 @@
 #include "core/base/buf.h"
 #include "core/base/json.h"
 
+struct answer {
+	struct ql_buf text;
+	bool quiet; /* it is printed as JSON when it is whole */
+};
+
 static bool on_chunk(void *ctx, const json_t *chunk)
 {
+	struct answer *a = ctx;
 	const json_t *delta = json_object_get(json_array_get(json_object_get(chunk, "choices"), 0), "delta");
 	const char *text = json_string_value(json_object_get(delta, "content"));
 
-	if (text != NULL) {
+	if (text != NULL && !a->quiet) {
 		(void)fputs(text, stdout);
 		(void)fflush(stdout);
-		(void)ql_buf_adds(ctx, text);
 	}
+	if (text != NULL)
+		(void)ql_buf_adds(&a->text, text);
 	return true;
 }
 
 static int ask(const struct cli *c, json_t *body, json_t *messages, const char *question, struct ql_err *e)
 {
-	struct ql_buf answer = {0};
+	struct answer answer = {.quiet = c->json};
+	json_t *said;
 	int rc;
 
 	(void)json_array_append_new(messages, json_pack("{s:s, s:s}", "role", "user", "content", question));
 	(void)json_object_set(body, "messages", messages);
 	rc = cli_stream(c, "/v1/chat/completions", body, on_chunk, &answer, e);
-	(void)putchar('\n');
-	if (rc == QL_OK)
-		(void)json_array_append_new(messages, json_pack("{s:s, s:s}", "role", "assistant", "content", answer.len > 0 ? answer.data : ""));
-	ql_buf_free(&answer);
+	if (!c->json)
+		(void)putchar('\n');
+	if (rc == QL_OK) {
+		said = json_pack("{s:s, s:s}", "role", "assistant", "content", answer.text.len > 0 ? answer.text.data : "");
+		if (c->json)
+			cli_print(said);
+		(void)json_array_append_new(messages, said);
+	}
+	ql_buf_free(&answer.text);
 	return rc;
 }
 
@@ -44,7 +57,7 @@ static int talk(const struct cli *c, json_t *body, json_t *messages, struct ql_e
 	int rc = QL_OK;
 
 	for (;;) {
-		if (isatty(STDIN_FILENO)) {
+		if (isatty(STDIN_FILENO) && !c->json) {
 			(void)fputs("> ", stdout);
 			(void)fflush(stdout);
 		}
@@ -70,9 +83,12 @@ static int default_model(const struct cli *c, json_t *body, struct ql_err *e)
 
 	if (rc != QL_OK)
 		return rc;
-	json_array_foreach(json_object_get(list, "data"), i, m)
-		if (json_object_get(body, "model") == NULL && strchr(json_string_value(json_object_get(m, "id")), ':') == NULL)
+	json_array_foreach(json_object_get(list, "data"), i, m) {
+		const char *id = json_string_value(json_object_get(m, "id"));
+
+		if (json_object_get(body, "model") == NULL && id != NULL && strchr(id, ':') == NULL)
 			(void)json_object_set(body, "model", json_object_get(m, "id"));
+	}
 	json_decref(list);
 	return json_object_get(body, "model") != NULL ? QL_OK : ql_err_set(e, QL_EBUSY, "the server lists no model yet");
 }

@@ -64,7 +64,7 @@ int cmd_change(const struct cli *c, const char *what, int argc, char **argv)
 	struct ql_err e;
 	int rc;
 
-	if (argc != 1) {
+	if (argc != 1 || cli_unknown(argc, argv) != NULL) {
 		(void)fprintf(stderr, "usage: qlorad %s JOB\n", what);
 		return 2;
 	}
@@ -86,10 +86,14 @@ int cmd_models(const struct cli *c, int argc, char **argv)
 	json_t *v = NULL, *m;
 	struct ql_err e;
 	size_t i;
-	int rc = cli_call(c, "GET", "/v1/models", NULL, &v, &e);
+	int rc;
 
-	(void)argc;
 	(void)argv;
+	if (argc != 0) {
+		(void)fprintf(stderr, "usage: qlorad models\n");
+		return 2;
+	}
+	rc = cli_call(c, "GET", "/v1/models", NULL, &v, &e);
 	if (rc != QL_OK)
 		return cli_fail(&e);
 	if (c->json)

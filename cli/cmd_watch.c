@@ -1,4 +1,5 @@
-/* cmd_watch.c - `qlorad watch`: the job's event stream as a progress bar (a terminal) or as lines (anything else). */
+/* cmd_watch.c - `qlorad watch`: the job's event stream as a progress bar (a terminal), as lines (anything else), or with --json as
+ * it comes, one event a line. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +11,7 @@
 #define BAR 28
 
 struct watch {
-	bool tty, drawn;
+	bool tty, json, drawn;
 	double first_time;
 	long long first_step;
 	char last_id[96];
@@ -72,6 +73,12 @@ static bool on_event(void *ctx, const json_t *ev)
 
 	if (id != NULL)
 		(void)snprintf(w->last_id, sizeof w->last_id, "%s", id);
+	if (w->json) {
+		(void)json_dumpf(ev, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
+		(void)putchar('\n');
+		(void)fflush(stdout);
+		return true;
+	}
 	if (type != NULL && strcmp(type, "metrics") == 0) {
 		draw(w, json_object_get(ev, "data"));
 		return true;
@@ -108,7 +115,7 @@ static int final_status(const struct cli *c, const char *id, bool *ended, struct
 
 int watch_job(const struct cli *c, const char *name)
 {
-	struct watch w = {.tty = isatty(STDOUT_FILENO) != 0};
+	struct watch w = {.tty = isatty(STDOUT_FILENO) != 0, .json = c->json};
 	char path[400], id[128];
 	struct ql_err e = {0};
 	bool ended = false;
