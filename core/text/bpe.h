@@ -54,7 +54,7 @@ struct ql_bpe {
 };
 
 /* What a short piece gave: texts repeat their words, and the vocabulary is larger than the processor's caches. */
-enum { QL_BPE_CACHE = 8192, QL_BPE_CACHED_BYTES = 72, QL_BPE_CACHED_IDS = 10 };
+enum { QL_BPE_CACHE = 32768, QL_BPE_CACHED_BYTES = 72, QL_BPE_CACHED_IDS = 10 };
 struct ql_bpe_cached {
 	uint8_t len; /* 0 = free */
 	uint8_t n;
