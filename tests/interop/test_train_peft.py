@@ -44,7 +44,7 @@ def base(ours):  # a fresh one for each test: PEFT changes the model it is put o
     from safetensors.torch import load_file
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("QL_TORCH_THREADS", 2)))
     cfg = LlamaConfig(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
                       num_key_value_heads=3, vocab_size=49152, max_position_embeddings=8192, rope_theta=100000.0,
                       rms_norm_eps=1e-5, tie_word_embeddings=True, attn_implementation="eager")
