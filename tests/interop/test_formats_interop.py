@@ -99,12 +99,32 @@ def logits(m):
         return m(ids).logits
 
 
+def check_converter(folder, m):
+    """What llama.cpp's convert_lora_to_gguf asks of an adapter directory: the two files, alpha a number, every tensor half of a pair
+    whose base name its table of names knows, halves of equal type that fit each other and the base's weight."""
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= {f.name for f in folder.iterdir()}
+    cfg = json.loads((folder / "adapter_config.json").read_text())
+    assert isinstance(cfg["lora_alpha"], (int, float)) and isinstance(cfg["base_model_name_or_path"], str) and cfg["peft_type"] == "LORA"
+    assert not cfg.get("use_dora") and not cfg.get("modules_to_save") and not cfg.get("fan_in_fan_out")
+    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, m.config.num_hidden_layers)
+    base, pairs = weights(m), {}
+    for name, w in safetensors_torch.load_file(folder / "adapter_model.safetensors").items():
+        half = [h for h in ("A", "B") if f".lora_{h}.weight" in name]
+        assert len(half) == 1 and name.startswith("base_model.model."), name
+        pairs.setdefault(name.replace("base_model.model.", "").replace(f".lora_{half[0]}.weight", ".weight"), {})[half[0]] = w
+    for name, p in pairs.items():
+        assert known.get_name(name, try_suffixes=(".weight", ".bias")) is not None, name
+        assert p["A"].dtype == p["B"].dtype and p["A"].shape[-2] == p["B"].shape[-1]
+        assert (p["B"].shape[0], p["A"].shape[1]) == tuple(base[name].shape)
+
+
 @pytest.mark.parametrize("rslora,bake,dtype", [(0, 0, "f32"), (1, 0, "f32"), (1, 1, "f32"), (0, 0, "bf16")])
 def test_peft_loads_our_adapter(model, tmp_path, rslora, bake, dtype):
     m, path = model
     ours, merged = tmp_path / "adapter", tmp_path / "merged"
     ours.mkdir(), merged.mkdir()
     tool("adapter-write", path, ours, 8, 16, rslora, bake, dtype)
+    check_converter(ours, m)
     cfg = json.loads((ours / "adapter_config.json").read_text())
     assert set(cfg["target_modules"]) == set(LINEARS) and isinstance(cfg["lora_alpha"], int) or bake
     raw = (ours / "adapter_model.safetensors").read_bytes()
