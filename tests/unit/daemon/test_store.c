@@ -1,5 +1,5 @@
 /* The store: creation, pragmas, migration with its backup, refusals, transactions, damage; tokens and repeats on it. */
-#include "tests/unit/cm.h"
+#include "tests/unit/scratch.h"
 
 #include <fcntl.h>
 #include <math.h>
@@ -20,29 +20,27 @@
 #include "daemon/store.h"
 #include "daemon/store_schema.h"
 
-static char dir[] = "/tmp/qlorad-store-XXXXXX";
+static struct scratch here;
 
 static int fresh(void **state)
 {
 	(void)state;
-	strcpy(dir, "/tmp/qlorad-store-XXXXXX");
-	return mkdtemp(dir) == NULL ? -1 : 0;
+	scratch_open(&here);
+	return 0;
 }
 
 static int clean(void **state)
 {
-	int fd = open("/tmp", O_RDONLY | O_DIRECTORY);
-
 	(void)state;
-	(void)ql_io_remove_tree(fd, dir + 5, NULL);
-	return close(fd);
+	scratch_close(&here);
+	return 0;
 }
 
 static struct ql_store *store(void)
 {
 	struct ql_store *st = NULL;
 	struct ql_err e = {0};
-	int rc = ql_store_open(&st, dir, true, &e);
+	int rc = ql_store_open(&st, here.path, true, &e);
 
 	if (rc != QL_OK)
 		print_error("%s\n", e.message);
@@ -52,10 +50,10 @@ static struct ql_store *store(void)
 
 static void raw(const char *sql)
 {
-	char path[64];
+	char path[96];
 	sqlite3 *db;
 
-	(void)snprintf(path, sizeof path, "%s/qlorad.db", dir);
+	(void)snprintf(path, sizeof path, "%s/qlorad.db", here.path);
 	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
 	assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
 	(void)sqlite3_close(db);
@@ -93,29 +91,29 @@ static void refused(void **state)
 {
 	struct ql_store *st = NULL;
 	struct ql_err e = {0};
-	char path[64];
+	char path[96];
 	int fd;
 
 	(void)state;
 	ql_store_close(store());
 	raw("PRAGMA user_version = 99");
-	assert_int_equal(ql_store_open(&st, dir, true, &e), QL_EUNSUPPORTED);
+	assert_int_equal(ql_store_open(&st, here.path, true, &e), QL_EUNSUPPORTED);
 	assert_null(st);
 	assert_non_null(strstr(e.message, "newer"));
 	raw("PRAGMA user_version = 1; PRAGMA application_id = 5");
-	assert_int_equal(ql_store_open(&st, dir, true, &e), QL_EFORMAT);
-	(void)snprintf(path, sizeof path, "%s/qlorad.db", dir);
+	assert_int_equal(ql_store_open(&st, here.path, true, &e), QL_EFORMAT);
+	(void)snprintf(path, sizeof path, "%s/qlorad.db", here.path);
 	fd = open(path, O_WRONLY | O_TRUNC);
 	assert_int_equal(write(fd, "this is not a database, but long enough to be read as one ........................................", 98), 98);
 	(void)close(fd);
-	assert_int_not_equal(ql_store_open(&st, dir, true, &e), QL_OK);
+	assert_int_not_equal(ql_store_open(&st, here.path, true, &e), QL_OK);
 	assert_int_not_equal(ql_store_open(&st, "/nonexistent", true, &e), QL_OK);
 }
 
 /* An older database gets a backup beside it, and all that was in it stays. */
 static void migrated(void **state)
 {
-	char path[64];
+	char path[96];
 	struct ql_store *st;
 	struct stat s;
 
@@ -126,7 +124,7 @@ static void migrated(void **state)
 	assert_int_equal(ql_store_int(st, -1, "PRAGMA user_version", ""), QL_STORE_VERSION);
 	assert_int_equal(ql_store_int(st, -1, "SELECT count(*) FROM old", ""), 0);
 	ql_store_close(st);
-	(void)snprintf(path, sizeof path, "%s/qlorad.db.v0", dir);
+	(void)snprintf(path, sizeof path, "%s/qlorad.db.v0", here.path);
 	assert_int_equal(stat(path, &s), 0);
 }
 
@@ -170,7 +168,7 @@ static void open_room(struct room *r)
 	r->ctl.loop = &r->loop;
 	r->ctl.config = &r->config;
 	r->ctl.store = store();
-	r->ctl.state_fd = open(dir, O_RDONLY | O_DIRECTORY);
+	r->ctl.state_fd = open(here.path, O_RDONLY | O_DIRECTORY);
 	assert_int_equal(ql_auth_open(&r->ctl, &e), QL_OK);
 }
 
@@ -201,7 +199,7 @@ static void tokens(void **state)
 	open_room(&r);
 	assert_int_equal(fstatat(r.ctl.state_fd, "admin.token", &st, 0), 0);
 	assert_int_equal(st.st_mode & 0777, 0600);
-	(void)snprintf(header, sizeof header, "%s/admin.token", dir);
+	(void)snprintf(header, sizeof header, "%s/admin.token", here.path);
 	file = fopen(header, "r");
 	assert_non_null(fgets(line, sizeof line, file));
 	(void)fclose(file);

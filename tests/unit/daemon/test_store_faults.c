@@ -1,6 +1,6 @@
 /* The store on a medium that fails: every write and every sync of a transaction, once and for ever, by a VFS between SQLite and the
  * system.  A full disk leaves everything as it was and is no lasting harm; an error of the medium ends all writing. */
-#include "tests/unit/cm.h"
+#include "tests/unit/scratch.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,7 +12,7 @@
 #include "core/base/io.h"
 #include "daemon/store.h"
 
-static char dir[] = "/tmp/qlorad-faults-XXXXXX";
+static struct scratch here;
 
 /* ---- the VFS: the system's, with the k-th call of a kind failing ---- */
 
@@ -106,17 +106,15 @@ static int fresh(void **state)
 {
 	(void)state;
 	memset(&fault, 0, sizeof fault);
-	strcpy(dir, "/tmp/qlorad-faults-XXXXXX");
-	return mkdtemp(dir) == NULL ? -1 : 0;
+	scratch_open(&here);
+	return 0;
 }
 
 static int clean(void **state)
 {
-	int fd = open("/tmp", O_RDONLY | O_DIRECTORY);
-
 	(void)state;
-	(void)ql_io_remove_tree(fd, dir + 5, NULL);
-	return close(fd);
+	scratch_close(&here);
+	return 0;
 }
 
 static struct ql_store *store(void)
@@ -124,7 +122,7 @@ static struct ql_store *store(void)
 	struct ql_store *st = NULL;
 	struct ql_err e = {0};
 
-	assert_int_equal(ql_store_open(&st, dir, true, &e), QL_OK);
+	assert_int_equal(ql_store_open(&st, here.path, true, &e), QL_OK);
 	return st;
 }
 

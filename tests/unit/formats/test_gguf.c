@@ -3,7 +3,7 @@
 
 #include "core/base/limits.h"
 #include "core/formats/gguf.h"
-#include "tests/unit/formats/scratch.h"
+#include "tests/unit/scratch.h"
 
 /* A GGUF file under construction, with any numbers one likes. */
 struct raw {

@@ -1,6 +1,6 @@
 /* test_safetensors.c - reader at its limits, hostile headers, truncation at every byte, writer → reader. */
 #include "core/formats/safetensors.h"
-#include "tests/unit/formats/scratch.h"
+#include "tests/unit/scratch.h"
 
 /* header text + n_data bytes 0, 1, 2, …; *len gets the size. */
 static uint8_t *make(const char *header, size_t n_data, size_t *len)

@@ -5,7 +5,7 @@
 #include "core/formats/arch.h"
 #include "core/formats/gguf.h"
 #include "core/formats/safetensors.h"
-#include "tests/unit/formats/scratch.h"
+#include "tests/unit/scratch.h"
 
 #define TINY_CONFIG_HEAD "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_size\":64," \
 	"\"intermediate_size\":96,\"num_hidden_layers\":2,\"num_attention_heads\":4,\"num_key_value_heads\":2," \

@@ -12,7 +12,7 @@
 #include "core/formats/safetensors.h"
 #include "core/model/pass.h"
 #include "core/model/step.h"
-#include "tests/unit/formats/scratch.h"
+#include "tests/unit/scratch.h"
 
 #define FX_VOCAB 48
 #define FX_CONFIG                                                                                                              \

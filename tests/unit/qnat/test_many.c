@@ -1,7 +1,7 @@
 /* test_many.c - GGUF and safetensors files of 0 … 1,000 tensors of many types and shapes, read back exactly. */
 #include "core/formats/gguf.h"
 #include "core/formats/safetensors.h"
-#include "tests/unit/formats/scratch.h"
+#include "tests/unit/scratch.h"
 
 static const size_t counts[] = {0, 1, 2, 63, 300, 1000};
 static uint32_t state = 1;

@@ -1,7 +1,7 @@
 /* test_qnat.c - the golden file, files of 0…1,000 tensors read back exactly, both offset rules, malformed files. */
 #include "core/qnat/qnat.h"
 
-#include "tests/unit/formats/scratch.h"
+#include "tests/unit/scratch.h"
 
 /* One all-zero tensor "w" [1, 64], as qlora-rs writes it. */
 static const uint8_t golden[130] = {

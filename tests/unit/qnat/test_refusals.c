@@ -11,7 +11,7 @@
 #include "core/formats/gguf.h"
 #include "core/formats/safetensors.h"
 #include "core/qnat/qnat.h"
-#include "tests/unit/formats/scratch.h"
+#include "tests/unit/scratch.h"
 
 #define ROOM ((rlim_t)64 << 20)
 #define SECONDS 0.1
