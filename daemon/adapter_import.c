@@ -183,6 +183,8 @@ static int check(struct ql_control *ctl, const struct ql_who *who, const char *n
 				    "'lora_path' must be the id of an uploaded file: a PEFT directory as .tar, or a GGUF adapter.");
 	if (ql_file_purpose(ctl, who, file, purpose) != QL_OK)
 		return ql_fault_set(f, QL_ENOTFOUND, 404, NULL, "lora_path", "No such File object: %s", file);
+	if (!replace && (rc = ql_model_room(ctl, f)) != QL_OK)
+		return rc;
 	if (!ql_space_ok(ctl, 0))
 		return ql_fault_set(f, QL_ENOSPC, 503, "no_space", NULL, "The server's disk is full; try again later.");
 	return QL_OK;

@@ -155,6 +155,17 @@ static int count_metrics(struct ql_control *ctl, const char *id, struct ql_err *
 	return rc < 0 ? rc : thin(ctl, id, e);
 }
 
+/* A job that is paused and resumed for ever keeps its newest messages. */
+static int drop_old_messages(struct ql_control *ctl, const char *id, struct ql_err *e)
+{
+	int rc = ql_store_run(ctl->store, e,
+			      "DELETE FROM events WHERE job = ?1 AND type = 'message' AND seq < (SELECT seq FROM events WHERE job = ?1 AND"
+			      " type = 'message' ORDER BY seq DESC LIMIT 1 OFFSET ?2)",
+			      "si", id, (int64_t)QL_JOB_MESSAGES_MAX - 1);
+
+	return rc < 0 ? rc : QL_OK;
+}
+
 int64_t ql_job_event_seq(struct ql_control *ctl, const char *event, const char *job, int64_t unknown)
 {
 	int64_t seq = ql_store_int(ctl->store, -1, "SELECT seq FROM events WHERE id = ?1 AND job = ?2", "ss", event, job);
@@ -198,7 +209,9 @@ int ql_job_event(struct ql_control *ctl, const char *id, const char *level, cons
 	free(text);
 	if (rc < 0)
 		return rc;
-	return rc > 0 && step >= 0 ? count_metrics(ctl, id, e) : QL_OK;
+	if (step < 0)
+		return drop_old_messages(ctl, id, e);
+	return rc > 0 ? count_metrics(ctl, id, e) : QL_OK;
 }
 
 int ql_job_fail(struct ql_control *ctl, const struct ql_job *j, const char *code, const char *param, const char *message,

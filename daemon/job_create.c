@@ -169,7 +169,7 @@ static int check_room(struct ql_control *ctl, struct ql_fault *f)
 			f->no_retry = true;
 		return QL_ELIMIT;
 	}
-	return QL_OK;
+	return ql_model_room(ctl, f);
 }
 
 int ql_job_create(struct ql_control *ctl, const struct ql_who *who, const json_t *body, const struct ql_idem *idem,

@@ -11,45 +11,25 @@
 #include "daemon/jobs_internal.h"
 #include "daemon/models_internal.h"
 
-#define CSV_MAX QL_GIB(4)
-
-/* The engine has written jobs/ID/step_metrics.csv; it becomes a file object.  The copy is durable before its row. */
-static int publish_csv(struct ql_control *ctl, const struct ql_job *j, const char *csv, char file[QL_ID_SIZE], char sha256[65],
-		       uint64_t *bytes, struct ql_err *e)
+/* The engine has written jobs/ID/step_metrics.csv, durably, and told its hash; it becomes a file object without being read here. */
+static int publish_csv(struct ql_control *ctl, const struct ql_job *j, const char *csv, const char *sha256, int64_t bytes,
+		       char file[QL_ID_SIZE], struct ql_err *e)
 {
-	int dir = ql_io_open_dir(ctl->state_fd, "files", e), from = -1, rc = dir;
-	char want[128], chunk[16384];
-	struct ql_io_file out;
+	char want[128];
+	uint64_t size = 0;
+	int fd;
 
 	(void)snprintf(want, sizeof want, "jobs/%s/step_metrics.csv", j->id);
 	ql_id_make(file, "file-");
-	if (dir < 0)
-		return rc;
-	if (csv == NULL || strcmp(csv, want) != 0)
-		rc = ql_err_set(e, QL_EFORMAT, "done: bad csv path");
-	else
-		rc = from = ql_io_open_read(ctl->state_fd, want, bytes, e);
-	if (rc >= 0)
-		rc = *bytes > CSV_MAX ? ql_err_set(e, QL_ELIMIT, "result file too large") : ql_io_begin(&out, dir, file, e);
-	if (rc == QL_OK) {
-		for (uint64_t at = 0; at < *bytes && rc == QL_OK; at += sizeof chunk) {
-			size_t n = *bytes - at < sizeof chunk ? (size_t)(*bytes - at) : sizeof chunk;
-
-			rc = ql_io_pread_all(from, chunk, n, at, e);
-			if (rc == QL_OK)
-				rc = ql_io_write(&out, chunk, n, e);
-		}
-		if (rc == QL_OK)
-			rc = ql_io_commit(&out, e);
-		else
-			ql_io_abort(&out);
-	}
-	if (rc == QL_OK)
-		rc = ql_io_sha256(dir, file, sha256, NULL, e);
-	if (from >= 0)
-		(void)close(from);
-	(void)close(dir);
-	return rc;
+	if (strcmp(csv, want) != 0 || strspn(sha256, "0123456789abcdef") != 64)
+		return ql_err_set(e, QL_EFORMAT, "done: bad csv path or hash");
+	fd = ql_io_open_read(ctl->state_fd, want, &size, e);
+	if (fd < 0)
+		return fd;
+	(void)close(fd);
+	if (bytes < 0 || size != (uint64_t)bytes)
+		return ql_err_set(e, QL_EFORMAT, "done: the csv has %llu bytes, not %lld", (unsigned long long)size, (long long)bytes);
+	return ql_io_move(ctl->state_fd, want, "files", file, e);
 }
 
 static int finish(struct ql_control *ctl, struct ql_job *j, const json_t *f, const char *file, const char *sha256, uint64_t csv_bytes,
@@ -76,10 +56,9 @@ static int finish(struct ql_control *ctl, struct ql_job *j, const json_t *f, con
 
 int ql_job_on_done(struct ql_control *ctl, struct ql_live *l, const json_t *f, struct ql_err *e)
 {
-	const char *dir = NULL, *sha = "", *csv = NULL;
-	char file[QL_ID_SIZE], csv_sha[65], want[80];
-	int64_t trained = 0, bytes = 0, step = 0;
-	uint64_t csv_bytes = 0;
+	const char *dir = NULL, *sha = "", *csv = "", *csv_sha = "";
+	char file[QL_ID_SIZE], want[80];
+	int64_t trained = 0, bytes = 0, step = 0, csv_bytes = -1;
 	struct ql_job j, copy;
 	int rc;
 
@@ -88,14 +67,16 @@ int ql_job_on_done(struct ql_control *ctl, struct ql_live *l, const json_t *f, s
 	    &step, e)) != QL_OK ||
 	    (rc = ql_json_get_str(f, "dir", 1, 127, &dir, e)) != QL_OK || (rc = ql_json_get_str(f, "manifest_sha256", 64, 64, &sha,
 	    e)) != QL_OK ||
-	    (rc = ql_json_get_str(f, "csv", 1, 127, &csv, e)) != QL_OK)
+	    (rc = ql_json_get_str(f, "csv", 1, 127, &csv, e)) != QL_OK ||
+	    (rc = ql_json_get_str(f, "csv_sha256", 64, 64, &csv_sha, e)) != QL_OK ||
+	    (rc = ql_json_get_int(f, "csv_bytes", 0, INT64_MAX, &csv_bytes, e)) != QL_OK)
 		return rc;
 	(void)snprintf(want, sizeof want, "adapters/%s", l->id);
 	if (dir == NULL || strcmp(dir, want) != 0 || sha[0] == '\0')
 		return ql_err_set(e, QL_EFORMAT, "done: bad dir or hash");
 	if ((rc = ql_jobs_flush(ctl, e)) != QL_OK || (rc = ql_job_load(ctl, l->id, &j, e)) != QL_OK)
 		return rc;
-	rc = publish_csv(ctl, &j, csv, file, csv_sha, &csv_bytes, e);
+	rc = publish_csv(ctl, &j, csv, csv_sha, csv_bytes, file, e);
 	if (rc == QL_OK)
 		rc = ql_job_begin(ctl, e);
 	if (rc != QL_OK) {
@@ -104,7 +85,7 @@ int ql_job_on_done(struct ql_control *ctl, struct ql_live *l, const json_t *f, s
 	}
 	copy = j;
 	copy.recipe = json_incref(j.recipe);
-	rc = finish(ctl, &j, f, file, csv_sha, csv_bytes, trained, e);
+	rc = finish(ctl, &j, f, file, csv_sha, (uint64_t)csv_bytes, trained, e);
 	rc = ql_job_frame_last(ctl, l, &j, rc, e);
 	if (rc == QL_OK)
 		ql_ckpt_prune(ctl, &copy, true);

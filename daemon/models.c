@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "core/base/limits.h"
 #include "core/base/log.h"
 #include "daemon/engine_internal.h"
 #include "daemon/jobs_internal.h"
@@ -259,6 +260,17 @@ int ql_model_unused(struct ql_control *ctl, const struct ql_model_ref *m, struct
 	if (ql_store_int(ctl->store, 1, "SELECT count(*) FROM exports WHERE model = ?1 AND state IN ('queued', 'running')", "s", m->name) > 0)
 		return ql_fault_set(f, QL_ESTATE, 400, "invalid_state", "model", "An export that has not ended needs this model.");
 	return QL_OK;
+}
+
+int ql_model_room(struct ql_control *ctl, struct ql_fault *f)
+{
+	if (ql_store_int(ctl->store, 0, "SELECT count(*) FROM models", "") < QL_ADAPTERS_MAX)
+		return QL_OK;
+	(void)ql_fault_set(f, QL_ELIMIT, 429, "queue_full", NULL, "There are %d adapters, as many as there may be; delete some first.",
+			   QL_ADAPTERS_MAX);
+	if (f != NULL)
+		f->no_retry = true;
+	return QL_ELIMIT;
 }
 
 int ql_model_delete(struct ql_control *ctl, const struct ql_who *who, const char *name, json_t **out, struct ql_fault *f)

@@ -13,6 +13,8 @@ void ql_model_base_name(const char *path, char out[QL_MODEL_NAME_SIZE]);
 bool ql_model_is_base(const struct ql_control *ctl, const char *name);
 /* 400 invalid_state while a live job or export needs the model. */
 int ql_model_unused(struct ql_control *ctl, const struct ql_model_ref *m, struct ql_fault *f);
+/* 429 queue_full when there are QL_ADAPTERS_MAX adapters. */
+int ql_model_room(struct ql_control *ctl, struct ql_fault *f);
 /* Tells the engine that the adapter is gone (adapter_drop). */
 void ql_model_forget(struct ql_control *ctl, const char *name);
 /* Inserts the row of a finished model, within the caller's transaction. */

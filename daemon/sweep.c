@@ -46,10 +46,16 @@ static int sweep_dir(struct ql_control *ctl, const char *path, bool (*keep)(stru
 	return QL_OK;
 }
 
+/* Something else in a directory's place (a stray copy, a link) is no job's directory: it makes room. */
 static bool keep_job(struct ql_control *ctl, const char *parent, const char *name)
 {
+	char path[300];
+	struct stat st;
+
 	(void)parent;
-	return ql_store_int(ctl->store, 1, "SELECT count(*) FROM jobs WHERE id = ?1", "s", name) > 0;
+	(void)snprintf(path, sizeof path, "jobs/%s", name);
+	return fstatat(ctl->state_fd, path, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode) &&
+	       ql_store_int(ctl->store, 1, "SELECT count(*) FROM jobs WHERE id = ?1", "s", name) > 0;
 }
 
 static bool keep_adapter(struct ql_control *ctl, const char *parent, const char *name)
@@ -157,9 +163,9 @@ int ql_sweep_all(struct ql_control *ctl, struct ql_err *e)
 			(void)close(fd);
 	}
 	if (rc == QL_OK)
-		rc = check_rows(ctl, e);
-	if (rc == QL_OK)
 		rc = sweep_dir(ctl, "jobs", keep_job, NULL, e);
+	if (rc == QL_OK)
+		rc = check_rows(ctl, e);
 	if (rc == QL_OK)
 		rc = sweep_dir(ctl, "adapters", keep_adapter, NULL, e);
 	if (rc == QL_OK)

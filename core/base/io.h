@@ -67,6 +67,9 @@ int ql_io_dir_publish(int parent, const char *name, int dirfd, struct ql_err *e)
 void ql_io_dir_abort(int parent, const char *name, int dirfd);
 /* mkdir -p of one component; returns an open fd of it. */
 int ql_io_ensure_dir(int parent, const char *name, int *dirfd, struct ql_err *e);
+/* Moves the regular file `from` (a path below dir, on the medium already) into the directory `into` below dir as `name`; on the medium
+ * when it returns QL_OK.  Nothing is copied: both must be on one file system. */
+int ql_io_move(int dir, const char *from, const char *into, const char *name, struct ql_err *e);
 /* Removes name (a directory with its files, or a file) below parent; missing is fine. */
 int ql_io_remove_tree(int parent, const char *name, struct ql_err *e);
 

@@ -80,6 +80,30 @@ int ql_io_dir_publish(int parent, const char *name, int dirfd, struct ql_err *e)
 	return QL_OK;
 }
 
+int ql_io_move(int dir, const char *from, const char *into, const char *name, struct ql_err *e)
+{
+	const struct ql_io *io = ql_io_current();
+	int fd = ql_io_open_read(dir, from, NULL, e), rc = QL_OK; /* a regular file, no links on the way */
+	char to[320];
+
+	if (fd < 0)
+		return fd;
+	(void)close(fd);
+	fd = ql_io_open_dir(dir, into, e);
+	if (fd < 0)
+		return fd;
+	if (!ql_io_name_ok(name) || snprintf(to, sizeof to, "%s/%s", into, name) >= (int)sizeof to)
+		rc = ql_err_set(e, QL_EINVAL, "bad file name");
+	else if (faccessat(dir, to, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+		rc = ql_err_set(e, QL_EEXIST, "%s already exists", to);
+	else if (io->rename(io, dir, from, to) != 0)
+		rc = ql_err_errno(e, "move %s to %s", from, into);
+	else if (io->sync(io, fd) != 0)
+		rc = ql_err_errno(e, "sync directory of %s", name);
+	(void)close(fd);
+	return rc;
+}
+
 static int remove_entries(int fd, struct ql_err *e)
 {
 	DIR *d = fdopendir(fd);

@@ -34,6 +34,8 @@
 /* jobs, files, requests */
 #define QL_JOBS_WAITING_MAX 1000
 #define QL_JOB_METRICS_MAX 10000
+#define QL_JOB_MESSAGES_MAX 10000
+#define QL_ADAPTERS_MAX 10000
 #define QL_FILES_MAX 10000
 #define QL_INFER_WAITING_MAX 256
 #define QL_INFER_ROWS_MAX 64

@@ -3,16 +3,16 @@
  *   target_modules, exclude_modules: list: a module matches an entry if it equals it or ends in "." + entry; string: a
  *   regular expression for the whole name; "all-linear": the seven linears.  layers_to_transform: only those layers.
  *   rank_pattern, alpha_pattern: the first key K for which ^(.*\.)?(K)$ matches the name gives the value.
- * Regular expressions run in PCRE2 with match and depth limits on names of at most 80 bytes. */
+ * Regular expressions: peft_pattern.c. */
 #include "core/formats/peft_config.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "core/base/json.h"
 #include "core/base/limits.h"
+
+#define ALL_LINEAR "all-linear"
 
 /* Keys with an effect we do not have; they may only hold null, false, or nothing. */
 static const char *const refused[] = {"use_dora", "lora_bias", "modules_to_save", "fan_in_fan_out", "layer_replication",
@@ -152,6 +152,21 @@ static int read_numbers(struct ql_peft_config *c, struct ql_err *e)
 	return rc;
 }
 
+static int compile(struct ql_peft_config *c, struct ql_err *e)
+{
+	int rc = QL_OK;
+
+	if (json_is_string(c->targets) && strcmp(json_string_value(c->targets), ALL_LINEAR) != 0)
+		rc = ql_peft_regex_new(&c->targets_regex, "target_modules", json_string_value(c->targets), e);
+	if (rc == QL_OK && json_is_string(c->exclude) && strcmp(json_string_value(c->exclude), ALL_LINEAR) != 0)
+		rc = ql_peft_regex_new(&c->exclude_regex, "exclude_modules", json_string_value(c->exclude), e);
+	if (rc == QL_OK)
+		rc = ql_peft_patterns_new(&c->ranks, "rank_pattern", c->rank_pattern, e);
+	if (rc == QL_OK)
+		rc = ql_peft_patterns_new(&c->alphas, "alpha_pattern", c->alpha_pattern, e);
+	return rc == QL_OK ? rc : ql_err_prefix(e, "adapter_config.json");
+}
+
 int ql_peft_config_parse(struct ql_peft_config *c, const char *text, size_t len, struct ql_err *e)
 {
 	int rc;
@@ -176,6 +191,8 @@ int ql_peft_config_parse(struct ql_peft_config *c, const char *text, size_t len,
 		rc = read_pattern(c->json, "rank_pattern", true, &c->rank_pattern, e);
 	if (rc == QL_OK)
 		rc = read_pattern(c->json, "alpha_pattern", false, &c->alpha_pattern, e);
+	if (rc == QL_OK)
+		rc = compile(c, e);
 	if (rc != QL_OK)
 		ql_peft_config_free(c);
 	return rc;
@@ -183,6 +200,10 @@ int ql_peft_config_parse(struct ql_peft_config *c, const char *text, size_t len,
 
 void ql_peft_config_free(struct ql_peft_config *c)
 {
+	ql_peft_patterns_free(c->targets_regex);
+	ql_peft_patterns_free(c->exclude_regex);
+	ql_peft_patterns_free(c->ranks);
+	ql_peft_patterns_free(c->alphas);
 	json_decref(c->json);
 	*c = (struct ql_peft_config){0};
 }
@@ -193,59 +214,25 @@ void ql_peft_module_path(uint32_t layer, int module, char *out)
 		       ql_module_name(module));
 }
 
-/* Does `pattern`, put between before and after, match the whole of `name`? */
-static int regex_matches(const char *key, const char *before, const char *pattern, const char *after, const char *name,
-			 bool *yes, struct ql_err *e)
-{
-	char text[QL_PEFT_REGEX_MAX + 32];
-	pcre2_match_context *mc = pcre2_match_context_create(NULL);
-	pcre2_match_data *md = NULL;
-	pcre2_code *code = NULL;
-	size_t at;
-	int n, rc = QL_OK;
-
-	(void)snprintf(text, sizeof text, "%s%s%s", before, pattern, after);
-	code = pcre2_compile((PCRE2_SPTR)text, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_NEVER_BACKSLASH_C | PCRE2_DOLLAR_ENDONLY,
-			     &n, &at, NULL);
-	if (code != NULL)
-		md = pcre2_match_data_create_from_pattern(code, NULL);
-	if (code == NULL) {
-		rc = ql_err_param(e, QL_EFORMAT, key, "adapter_config.json: %s: bad pattern '%.80s'", key, pattern);
-		goto cleanup;
-	}
-	if (mc == NULL || md == NULL) {
-		rc = ql_err_set(e, QL_ENOMEM, "no memory for a pattern");
-		goto cleanup;
-	}
-	(void)pcre2_set_match_limit(mc, 10000); /* a file may bring thousands of patterns for each module */
-	(void)pcre2_set_depth_limit(mc, 1000);
-	(void)pcre2_set_heap_limit(mc, 1024);
-	n = pcre2_match(code, (PCRE2_SPTR)name, strlen(name), 0, PCRE2_ANCHORED, md, mc);
-	if (n < 0 && n != PCRE2_ERROR_NOMATCH)
-		rc = ql_err_param(e, QL_ELIMIT, key, "adapter_config.json: %s: pattern '%.80s' takes too long", key, pattern);
-	*yes = n >= 0;
-cleanup:
-	pcre2_match_data_free(md);
-	pcre2_code_free(code);
-	pcre2_match_context_free(mc);
-	return rc;
-}
-
 /* Is `module` in a list of suffixes or matched by a pattern? */
-static int in_names(const char *key, const json_t *names, const char *module, bool *yes, struct ql_err *e)
+static int in_names(const json_t *names, struct ql_peft_patterns *regex, const char *module, bool *yes, struct ql_err *e)
 {
 	const json_t *item;
 	size_t i, len = strlen(module);
+	const char *found;
+	int rc;
 
 	*yes = false;
 	if (names == NULL)
 		return QL_OK;
 	if (json_is_string(names)) {
-		if (strcmp(json_string_value(names), "all-linear") == 0) {
+		if (strcmp(json_string_value(names), ALL_LINEAR) == 0) {
 			*yes = true; /* only linears are ever asked for */
 			return QL_OK;
 		}
-		return regex_matches(key, "(?:", json_string_value(names), ")$", module, yes, e);
+		rc = ql_peft_patterns_find(regex, module, &found, e);
+		*yes = rc == QL_OK && found != NULL;
+		return rc;
 	}
 	json_array_foreach(names, i, item) {
 		size_t n = json_string_length(item);
@@ -277,40 +264,18 @@ static bool in_layers(const json_t *layers, uint32_t layer)
 int ql_peft_config_targets(const struct ql_peft_config *c, const char *module, uint32_t layer, bool *yes, struct ql_err *e)
 {
 	bool out = false;
-	int rc = in_names("exclude_modules", c->exclude, module, &out, e);
+	int rc = in_names(c->exclude, c->exclude_regex, module, &out, e);
 
 	*yes = false;
 	if (rc != QL_OK || out || !in_layers(c->layers, layer))
 		return rc;
-	return in_names("target_modules", c->targets, module, yes, e);
+	return in_names(c->targets, c->targets_regex, module, yes, e);
 }
 
-int ql_peft_pattern_find(const char *what, const json_t *pattern, const char *module, const char **found, struct ql_err *e)
+static int find_pattern(struct ql_peft_patterns *p, const json_t *pattern, const char *module, const json_t **value, struct ql_err *e)
 {
 	const char *key;
-	json_t *v;
-
-	*found = NULL;
-	if (pattern == NULL)
-		return QL_OK;
-	json_object_foreach((json_t *)(uintptr_t)pattern, key, v) {
-		bool yes = false;
-		int rc = regex_matches(what, "(?:.*\\.)?(?:", key, ")$", module, &yes, e);
-
-		if (rc != QL_OK)
-			return rc;
-		if (yes) {
-			*found = key;
-			return QL_OK;
-		}
-	}
-	return QL_OK;
-}
-
-static int find_pattern(const char *what, const json_t *pattern, const char *module, const json_t **value, struct ql_err *e)
-{
-	const char *key;
-	int rc = ql_peft_pattern_find(what, pattern, module, &key, e);
+	int rc = ql_peft_patterns_find(p, module, &key, e);
 
 	*value = rc == QL_OK && key != NULL ? json_object_get(pattern, key) : NULL;
 	return rc;
@@ -319,14 +284,14 @@ static int find_pattern(const char *what, const json_t *pattern, const char *mod
 int ql_peft_config_scale(const struct ql_peft_config *c, const char *module, uint32_t *r, double *alpha, struct ql_err *e)
 {
 	const json_t *v;
-	int rc = find_pattern("rank_pattern", c->rank_pattern, module, &v, e);
+	int rc = find_pattern(c->ranks, c->rank_pattern, module, &v, e);
 
 	*r = c->r;
 	*alpha = c->alpha;
 	if (rc == QL_OK && v != NULL)
 		*r = (uint32_t)json_integer_value(v);
 	if (rc == QL_OK)
-		rc = find_pattern("alpha_pattern", c->alpha_pattern, module, &v, e);
+		rc = find_pattern(c->alphas, c->alpha_pattern, module, &v, e);
 	if (rc == QL_OK && v != NULL)
 		*alpha = json_number_value(v);
 	return rc;

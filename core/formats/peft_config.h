@@ -8,6 +8,8 @@
 
 #define QL_PEFT_REGEX_MAX 8192 /* bytes of one pattern */
 
+struct ql_peft_patterns;
+
 struct ql_peft_config {
 	json_t *json; /* owns every string below */
 	uint32_t r;
@@ -17,6 +19,8 @@ struct ql_peft_config {
 	const json_t *layers;		    /* list of integers, an integer, or NULL = all */
 	const json_t *rank_pattern, *alpha_pattern; /* objects or NULL */
 	const char *base_name;		    /* "" if none */
+	struct ql_peft_patterns *targets_regex, *exclude_regex; /* where those are strings */
+	struct ql_peft_patterns *ranks, *alphas;
 };
 
 int ql_peft_config_parse(struct ql_peft_config *c, const char *text, size_t len, struct ql_err *e);
@@ -27,8 +31,15 @@ int ql_peft_config_targets(const struct ql_peft_config *c, const char *module, u
 /* r and alpha of that module, patterns applied. */
 int ql_peft_config_scale(const struct ql_peft_config *c, const char *module, uint32_t *r, double *alpha, struct ql_err *e);
 
-/* The first key of a rank_pattern or alpha_pattern object (what: its name, for messages) that matches; NULL if none does. */
-int ql_peft_pattern_find(const char *what, const json_t *pattern, const char *module, const char **key, struct ql_err *e);
+/* The keys of a rank_pattern or alpha_pattern object as regular expressions, compiled once (what: its name, for messages).  The object is
+ * borrowed; NULL is one without keys.  QL_EFORMAT: a key is no pattern; QL_ELIMIT: they are too large together. */
+int ql_peft_patterns_new(struct ql_peft_patterns **out, const char *what, const json_t *pattern, struct ql_err *e);
+/* The same with one pattern that must match the whole name. */
+int ql_peft_regex_new(struct ql_peft_patterns **out, const char *what, const char *pattern, struct ql_err *e);
+/* The first key K (in the object's order) for which ^(.*\.)?(K)$ matches the module's name; NULL if none does.  QL_ELIMIT: a match takes
+ * too long.  One thread at a time. */
+int ql_peft_patterns_find(struct ql_peft_patterns *p, const char *module, const char **key, struct ql_err *e);
+void ql_peft_patterns_free(struct ql_peft_patterns *p);
 
 /* "model.layers.N.self_attn.q_proj" of a layer and module; out holds QL_PEFT_MODULE_MAX bytes. */
 #define QL_PEFT_MODULE_MAX 80

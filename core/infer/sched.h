@@ -1,6 +1,6 @@
 /* sched.h - the scheduler's state, shared by its files; private to the room.
  *
- * infer.c: setting up, calls from other threads, the loop.  admit.c: which waiting row runs next.  turn.c: a prompt chunk, a decode
+ * infer.c: setting up, ends, the loop.  ask.c: calls from other threads.  admit.c: which waiting row runs next.  turn.c: a prompt chunk, a decode
  * step, what becomes of their logits.  Fields after `lock` are shared between threads under it; the rest belongs to the
  * scheduler's thread. */
 #ifndef QL_INFER_SCHED_H
@@ -11,7 +11,11 @@
 #include "core/base/limits.h"
 #include "core/infer/row.h"
 
-#define DROPS_MAX 64
+/* An adapter that shall leave the device. */
+struct drop {
+	struct drop *next;
+	char name[256];
+};
 
 struct ql_infer {
 	struct ql_model *m;
@@ -34,9 +38,8 @@ struct ql_infer {
 	pthread_cond_t wake;
 	struct request *inbox, **inbox_end;
 	uint32_t n_waiting; /* requests of which no row was admitted */
-	bool stopping, cancel_seen;
-	char drops[DROPS_MAX][256];
-	uint32_t n_drops;
+	bool stopping;
+	struct drop *drops;
 	struct ql_infer_stats stats;
 	char (*resident)[256]; /* [adapter_slots]: names of the adapters on the device, as of the last turn */
 	uint32_t *resident_users, n_resident;

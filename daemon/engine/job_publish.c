@@ -4,17 +4,28 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "core/base/hash.h"
 #include "core/base/io.h"
 #include "core/base/json.h"
 #include "daemon/engine/job.h"
 
-static int copy_file(int from, const char *name, int to, const char *as, struct ql_err *e)
+/* What was written, for those who need not read it again. */
+struct copied {
+	char sha256[QL_SHA256_HEX_SIZE];
+	size_t bytes;
+};
+
+static int copy_file(int from, const char *name, int to, struct copied *out, struct ql_err *e)
 {
 	struct ql_buf b = {0};
 	int rc = ql_io_read_all(from, name, (size_t)1 << 34, &b, e);
 
 	if (rc == QL_OK)
-		rc = ql_io_replace(to, as, b.len > 0 ? b.data : "", b.len, e);
+		rc = ql_io_replace(to, name, b.len > 0 ? b.data : "", b.len, e);
+	if (rc == QL_OK && out != NULL) {
+		out->bytes = b.len;
+		ql_sha256_hex(b.len > 0 ? b.data : "", b.len, out->sha256);
+	}
 	ql_buf_free(&b);
 	return rc;
 }
@@ -32,7 +43,8 @@ static int write_sidecar(struct job *j, int fd, struct ql_err *e)
 }
 
 /* The last checkpoint's adapter becomes adapters/ID, whole or not at all. */
-static int publish(struct job *j, const struct ql_train_result *r, const char *name, struct ql_manifest *m, struct ql_err *e)
+static int publish(struct job *j, const struct ql_train_result *r, const char *name, struct ql_manifest *m, struct copied *csv,
+		   struct ql_err *e)
 {
 	const char *files[] = {"adapter_config.json", "adapter_model.safetensors", "qlorad.json", NULL, NULL};
 	int from = ql_io_open_dir(j->dir, r->final_dir, e), parent = -1, fd = -1, rc;
@@ -47,7 +59,7 @@ static int publish(struct job *j, const struct ql_train_result *r, const char *n
 	if (rc != QL_OK)
 		goto cleanup;
 	for (int i = 0; rc == QL_OK && i < 2; i++)
-		rc = copy_file(from, files[i], fd, files[i], e);
+		rc = copy_file(from, files[i], fd, NULL, e);
 	if (rc == QL_OK)
 		rc = write_sidecar(j, fd, e);
 	if (rc == QL_OK && j->t.recipe.chat_template != NULL) {
@@ -61,7 +73,7 @@ static int publish(struct job *j, const struct ql_train_result *r, const char *n
 	else
 		ql_io_dir_abort(parent, name, fd);
 	if (rc == QL_OK)
-		rc = copy_file(from, "step_metrics.csv", j->dir, "step_metrics.csv", e);
+		rc = copy_file(from, "step_metrics.csv", j->dir, csv, e);
 cleanup:
 	(void)close(from);
 	if (parent >= 0)
@@ -74,6 +86,7 @@ int engine_job_finish(struct job *j, const struct ql_train_result *r, struct ql_
 	const char *target = NULL;
 	char path[320];
 	struct ql_manifest m;
+	struct copied csv;
 	json_t *o;
 	int rc = ql_json_get_str(j->frame, "publish", 1, 256, &target, e);
 
@@ -82,7 +95,7 @@ int engine_job_finish(struct job *j, const struct ql_train_result *r, struct ql_
 	if (rc != QL_OK)
 		return rc;
 	engine_job_phase(j, "publishing");
-	rc = publish(j, r, target + 9, &m, e);
+	rc = publish(j, r, target + 9, &m, &csv, e);
 	if (rc != QL_OK)
 		return rc;
 	o = engine_job_frame(j, "done");
@@ -94,6 +107,8 @@ int engine_job_finish(struct job *j, const struct ql_train_result *r, struct ql_
 	(void)json_object_set_new(o, "bytes", json_integer((json_int_t)m.bytes));
 	(void)snprintf(path, sizeof path, "%s/step_metrics.csv", json_string_value(json_object_get(j->frame, "dir")));
 	(void)json_object_set_new(o, "csv", json_string(path));
+	(void)json_object_set_new(o, "csv_sha256", json_string(csv.sha256));
+	(void)json_object_set_new(o, "csv_bytes", json_integer((json_int_t)csv.bytes));
 	engine_send(o);
 	return QL_OK;
 }

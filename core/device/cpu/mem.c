@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "core/base/checked.h"
+#include "core/base/hostmem.h"
 #include "core/device/cpu/cpu.h"
 
 #define HEADER 64
@@ -20,46 +20,6 @@ struct header {
 	size_t bytes;
 	enum ql_mem_kind kind;
 };
-
-static bool read_number(const char *path, const char *key, uint64_t *out)
-{
-	char line[256];
-	FILE *f = fopen(path, "re");
-	bool found = false;
-
-	if (f == NULL)
-		return false;
-	while (!found && fgets(line, sizeof line, f) != NULL) {
-		unsigned long long v;
-
-		if (strncmp(line, key, strlen(key)) == 0 && sscanf(line + strlen(key), "%llu", &v) == 1) {
-			*out = v;
-			found = true;
-		}
-	}
-	(void)fclose(f);
-	return found;
-}
-
-static void host_memory(uint64_t *total, uint64_t *available)
-{
-	uint64_t v, limit, now;
-	long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
-
-	*total = pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
-	*available = read_number("/proc/meminfo", "MemAvailable:", &v) ? v << 10 : *total;
-	if (read_number("/sys/fs/cgroup/memory.max", "", &limit) && limit < *total) {
-		*total = limit;
-		if (read_number("/sys/fs/cgroup/memory.current", "", &now)) {
-			uint64_t cache = 0, left;
-
-			(void)read_number("/sys/fs/cgroup/memory.stat", "inactive_file ", &cache);
-			left = limit > now ? limit - now : 0;
-			left += cache < limit - left ? cache : limit - left;
-			*available = left < *available ? left : *available;
-		}
-	}
-}
 
 static uint64_t used_now(const struct ql_cpu *c)
 {
@@ -85,7 +45,7 @@ int ql_cpu_alloc(struct ql_device *d, enum ql_mem_kind kind, size_t bytes, void 
 	align = whole >= 2 * HUGE ? HUGE : 64;
 	whole = (whole + align - 1) / align * align;
 	if (whole >= ASK_FROM) {
-		host_memory(&total, &available);
+		ql_host_memory(&total, &available);
 		if (whole > available)
 			return ql_err_set(e, QL_ENODEVMEM, "cpu: %zu bytes asked for, %llu available", bytes,
 					  (unsigned long long)available);
@@ -124,7 +84,7 @@ int ql_cpu_mem_info(struct ql_device *d, struct ql_mem_info *out, struct ql_err 
 	struct ql_cpu *c = ql_cpu_of(d);
 
 	(void)e;
-	host_memory(&out->total, &out->available);
+	ql_host_memory(&out->total, &out->available);
 	memcpy(out->used, c->used, sizeof out->used);
 	out->peak = c->peak;
 	return QL_OK;

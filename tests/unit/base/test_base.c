@@ -7,9 +7,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/base/hash.h"
+#include "core/base/hostmem.h"
 #include "core/base/io.h"
 #include "core/base/json.h"
 #include "core/base/limits.h"
@@ -226,6 +228,97 @@ static void test_replace_faults(void **state)
 	assert_int_equal(ql_io_remove_tree(AT_FDCWD, dir, &e), QL_OK);
 }
 
+/* At every fault the file is in one of the two places, whole; nothing is overwritten, no link is followed. */
+static void test_move(void **state)
+{
+	static const struct ql_io faulty = {f_create, f_write, f_sync, f_close, f_rename, f_unlink, f_mkdir, NULL};
+	char dir[] = "/tmp/qlioXXXXXX";
+	struct ql_buf got = {0};
+	struct ql_err e;
+	int fd, sub, failures = 0;
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	fd = open(dir, O_RDONLY | O_DIRECTORY);
+	assert_int_equal(ql_io_ensure_dir(fd, "to", &sub, &e), QL_OK);
+	for (fault_at = 1;; fault_at++) {
+		int rc;
+
+		assert_int_equal(ql_io_replace(fd, "x", "data", 4, &e), QL_OK);
+		fault_count = 0;
+		ql_io_install(&faulty);
+		rc = ql_io_move(fd, "x", "to", "y", &e);
+		ql_io_install(NULL);
+		if (rc == QL_OK)
+			break;
+		failures++;
+		assert_int_equal(ql_io_read_all(fd, faccessat(sub, "y", F_OK, 0) == 0 ? "to/y" : "x", 100, &got, &e), QL_OK);
+		assert_string_equal(got.data, "data");
+		assert_int_equal(ql_io_remove_tree(sub, "y", &e), QL_OK);
+	}
+	assert_int_equal(failures, 2); /* rename, sync of the directory */
+	assert_int_equal(ql_io_read_all(sub, "y", 100, &got, &e), QL_OK);
+	assert_int_not_equal(faccessat(fd, "x", F_OK, 0), 0);
+	assert_int_equal(ql_io_replace(fd, "x", "other", 5, &e), QL_OK);
+	assert_int_equal(ql_io_move(fd, "x", "to", "y", &e), QL_EEXIST);
+	assert_int_equal(symlinkat("x", fd, "link"), 0);
+	assert_true(ql_io_move(fd, "link", "to", "z", &e) < 0);
+	assert_true(ql_io_move(fd, "x", "to", "../z", &e) < 0);
+	assert_true(ql_io_move(fd, "x", "none", "z", &e) < 0);
+	ql_buf_free(&got);
+	(void)close(sub);
+	(void)close(fd);
+	assert_int_equal(ql_io_remove_tree(AT_FDCWD, dir, &e), QL_OK);
+}
+
+static void put(int fd, const char *path, const char *text)
+{
+	int to = openat(fd, path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+	struct ql_err e;
+
+	assert_true(to >= 0);
+	assert_int_equal(ql_io_write_all(to, text, strlen(text), &e), QL_OK);
+	(void)close(to);
+}
+
+/* A service's limit is in its own group, a slice's above it, a container's at the root; the least counts. */
+static void test_cgroups(void **state)
+{
+	char dir[] = "/tmp/qlioXXXXXX", self[64];
+	uint64_t total, left;
+	struct ql_err e;
+	int fd;
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	fd = open(dir, O_RDONLY | O_DIRECTORY);
+	(void)snprintf(self, sizeof self, "%s/self", dir);
+	assert_int_equal(mkdirat(fd, "a.slice", 0700) + mkdirat(fd, "a.slice/b.service", 0700), 0);
+	total = left = 1000;
+	ql_cgroup_limits(dir, self, &total, &left); /* no such file: no limit */
+	assert_true(total == 1000 && left == 1000);
+	put(fd, "self", "4:memory:/elsewhere\n0::/a.slice/b.service\n");
+	put(fd, "a.slice/b.service/memory.max", "max\n");
+	put(fd, "a.slice/memory.max", "800\n");
+	ql_cgroup_limits(dir, self, &total, &left);
+	assert_true(total == 800 && left == 1000);
+	put(fd, "a.slice/memory.current", "500\n");
+	put(fd, "a.slice/memory.stat", "anon 300\nfile 200\ninactive_file 150\n");
+	ql_cgroup_limits(dir, self, &total, &left);
+	assert_true(total == 800 && left == 450);
+	put(fd, "a.slice/b.service/memory.max", "600\n");
+	put(fd, "a.slice/b.service/memory.current", "590\n");
+	ql_cgroup_limits(dir, self, &total, &left);
+	assert_true(total == 600 && left == 10);
+	put(fd, "self", "0::/\n");
+	put(fd, "memory.max", "70\n");
+	total = left = 1000;
+	ql_cgroup_limits(dir, self, &total, &left);
+	assert_true(total == 70 && left == 1000);
+	(void)close(fd);
+	assert_int_equal(ql_io_remove_tree(AT_FDCWD, dir, &e), QL_OK);
+}
+
 static _Atomic unsigned char hits[10000];
 static void hit(void *ctx, size_t i, int worker)
 {
@@ -256,7 +349,7 @@ int main(void)
 		cmocka_unit_test(test_utf8),	     cmocka_unit_test(test_sha256), cmocka_unit_test(test_sha256_long),
 		cmocka_unit_test(test_philox_vectors), cmocka_unit_test(test_permutation),
 		cmocka_unit_test(test_json_limits),    cmocka_unit_test(test_err_utf8),
-		cmocka_unit_test(test_replace_faults),
+		cmocka_unit_test(test_replace_faults), cmocka_unit_test(test_move), cmocka_unit_test(test_cgroups),
 		cmocka_unit_test(test_pool),
 	};
 

@@ -475,6 +475,10 @@ def test_engine_settings(state):
     b = Daemon(os.path.join(state, "b"), {"QLORAD_TEST_GARBAGE": "1"}, ready=False)
     b.until(lambda: b.ok("GET", "/v1/status")["engine"]["restarts"] >= 1, "broken frame ends the engine")
     assert b.stop() == 0
+    s = Daemon(os.path.join(state, "s"), {"QLORAD_TEST_SHORT_CSV": "1", "QLORAD_TEST_STEP_MS": "1"})  # says what is not so about its file
+    assert s.wait(s.job(s.file()), "failed")["error"]["code"] == "engine_failure"
+    assert [x for x in os.listdir(os.path.join(state, "s", "files")) if os.path.getsize(os.path.join(state, "s", "files", x)) == 0] == []
+    assert s.stop() == 0
 
 
 def test_requests_and_death(state):
@@ -788,9 +792,55 @@ def test_leftovers(state):
     shutil.rmtree(os.path.join(state, "jobs", j, "step-5"))
     d.start()
     assert "stray" not in str([os.listdir(os.path.join(state, x)) for x in ("files", "jobs", "adapters", "exports")])
-    assert sorted(os.listdir(os.path.join(state, "jobs", j))) == ["step-10", "step_metrics.csv"]
+    assert sorted(os.listdir(os.path.join(state, "jobs", j))) == ["step-10"]  # the metrics have become a file object
     assert d.call("GET", "/v1/files/" + f)[0] == 404
     assert [c["step_number"] for c in d.ok("GET", "/v1/fine_tuning/jobs/%s/checkpoints" % j)["data"]] == [10]
+    assert d.stop() == 0
+
+
+def test_limits_of_rows(state):
+    """Messages of one job: the newest 10,000; adapters: 10,000, then new jobs and imports are refused."""
+    d = Daemon(state)
+    j = d.job(d.file(), qlora={"auto_start": False})
+    d.wait(j, "paused")
+    assert d.stop() == 0
+    with contextlib.closing(sqlite3.connect(os.path.join(state, "qlorad.db"), timeout=10)) as db, db:
+        first = db.execute("SELECT max(seq) FROM events").fetchone()[0] + 1
+        db.executemany("INSERT INTO events (seq, id, job, created_at, level, message, type, data) VALUES (?, ?, ?, 1, 'info', 'x', 'message', '{}')",
+                       (((first + i), "ftevent-%024d" % i, j) for i in range(10000)))
+        db.executemany("INSERT INTO models (name, project, job, base_model, dir, manifest_sha256, bytes, rank, alpha, created_at)"
+                       " VALUES (?, 'default', '', 'fake', 'adapters/none', '', 1, 1, 1, 1)", (("a%d" % i,) for i in range(9999)))
+    d.start()
+    d.ok("POST", "/v1/fine_tuning/jobs/%s/resume" % j)
+    d.wait(j, "succeeded")  # the 10,000th
+    with contextlib.closing(sqlite3.connect(os.path.join(state, "qlorad.db"), timeout=10)) as db:
+        kinds = dict(db.execute("SELECT type, count(*) FROM events WHERE job = ? GROUP BY type", (j,)).fetchall())
+        assert kinds == {"message": 10000, "metrics": 10}
+    assert d.ok("GET", "/v1/fine_tuning/jobs/%s/events?limit=1" % j)["data"][0]["message"] == "The job has successfully completed"
+    f = d.file()
+    status, body = d.call("POST", "/v1/fine_tuning/jobs", {"model": "fake", "training_file": f})
+    assert status == 429 and body["error"]["code"] == "queue_full" and "delete" in body["error"]["message"]
+    status, body = d.call("POST", "/v1/load_lora_adapter", {"lora_name": "one-more", "lora_path": f})
+    assert status == 429 and body["error"]["code"] == "queue_full"
+    d.ok("DELETE", "/v1/models/a7")
+    assert d.job(f)
+    assert d.stop() == 0
+
+
+def test_file_in_place_of_a_jobs_directory(state):
+    """It stops no start: it makes room, the checkpoints it stood for are forgotten, and the job runs."""
+    d = Daemon(state, {"QLORAD_TEST_STEP_MS": "50"})
+    j = d.job(d.file())
+    d.until(lambda: len(d.ok("GET", "/v1/fine_tuning/jobs/%s/checkpoints" % j)["data"]) == 1, "a checkpoint")
+    assert d.stop() == 0
+    path = os.path.join(state, "jobs", j)
+    os.rename(path, path + ".gone")
+    with open(path, "w") as f:
+        f.write("not a directory")
+    d.start()
+    assert d.wait(j, "succeeded", "failed")["status"] == "succeeded"
+    checked_steps(d.messages(j))
+    assert not os.path.exists(path + ".gone") and os.path.isdir(path)
     assert d.stop() == 0
 
 

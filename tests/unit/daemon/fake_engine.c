@@ -14,6 +14,7 @@
  *   QLORAD_TEST_DAMAGED=step-N     says that this checkpoint does not read back
  *   QLORAD_TEST_DEVICE=TEXT        what it says to run on
  *   QLORAD_TEST_DEAF=1             hears of a cancel too late
+ *   QLORAD_TEST_SHORT_CSV=1        says that the metrics' file has one byte more than it has
  *   QLORAD_TEST_EXPORT_HOLD=PATH   an export goes on when PATH exists
  *   QLORAD_TEST_FAULTS=1           validation finds faults; QLORAD_TEST_FAIL=CODE: the job fails with it at step 3 (…_FAIL_START: at once),
  *                                  with QLORAD_TEST_MESSAGE=TEXT as its message */
@@ -273,7 +274,7 @@ static void end_job(struct job *j)
 
 static void finish_job(struct job *j, bool last)
 {
-	char csv[160], text[4096] = "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n", sha[65], path[128];
+	char csv[160], text[4096] = "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n", sha[65], path[128], csv_sha[65];
 	const char *publish = json_string_value(json_object_get(j->frame, "publish"));
 	int dir = ql_io_open_dir(QL_IPC_STATE_FD, json_string_value(json_object_get(j->frame, "dir")), NULL);
 	struct ql_err e = {0};
@@ -296,6 +297,9 @@ static void finish_job(struct job *j, bool last)
 	(void)json_object_set_new(f, "manifest_sha256", json_string(sha));
 	(void)json_object_set_new(f, "bytes", json_integer(24));
 	(void)json_object_set_new(f, "csv", json_string(csv));
+	ql_sha256_hex(text, strlen(text), csv_sha);
+	(void)json_object_set_new(f, "csv_sha256", json_string(csv_sha));
+	(void)json_object_set_new(f, "csv_bytes", json_integer((json_int_t)strlen(text) + (getenv("QLORAD_TEST_SHORT_CSV") != NULL)));
 	send_frame(f);
 	end_job(j);
 }

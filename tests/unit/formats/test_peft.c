@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "core/formats/peft.h"
+#include "core/formats/peft_config.h"
 #include "core/formats/safetensors.h"
 #include "tests/unit/formats/tiny.h"
 
@@ -287,6 +288,42 @@ static int read_with(const struct scratch *s, const char *config, struct ql_err 
 }
 
 #define HEAD "{\"peft_type\":\"LORA\",\"r\":4,\"lora_alpha\":8,\"target_modules\":"
+/* Keys compiled once: the first that matches decides, a bad one is refused by name, large ones have a limit together. */
+static void pattern_keys(void **state)
+{
+	json_t *o = json_pack("{s:i,s:i,s:i}", "layers\\.1\\..*", 1, "q_proj", 2, "self_attn\\.q_proj", 3);
+	struct ql_peft_patterns *p = NULL;
+	struct ql_err e = {0};
+	const char *key;
+	char name[64];
+
+	(void)state;
+	assert_int_equal(ql_peft_patterns_new(&p, "rank_pattern", o, &e), QL_OK);
+	assert_int_equal(ql_peft_patterns_find(p, "model.layers.1.self_attn.q_proj", &key, &e), QL_OK);
+	assert_string_equal(key, "layers\\.1\\..*");
+	assert_int_equal(ql_peft_patterns_find(p, "model.layers.2.self_attn.q_proj", &key, &e), QL_OK);
+	assert_string_equal(key, "q_proj");
+	assert_int_equal(ql_peft_patterns_find(p, "model.layers.2.self_attn.xq_proj", &key, &e), QL_OK);
+	assert_null(key);
+	ql_peft_patterns_free(p);
+	(void)json_object_set_new(o, "(((", json_integer(1));
+	assert_int_equal(ql_peft_patterns_new(&p, "rank_pattern", o, &e), QL_EFORMAT);
+	assert_null(p);
+	assert_string_equal(e.param, "rank_pattern");
+	json_object_clear(o);
+	for (int i = 0; i < 1000; i++) {
+		(void)snprintf(name, sizeof name, "(?:abcdefgh){2000}%d", i);
+		(void)json_object_set_new(o, name, json_integer(1));
+	}
+	assert_int_equal(ql_peft_patterns_new(&p, "alpha_pattern", o, &e), QL_ELIMIT);
+	assert_null(p);
+	json_decref(o);
+	assert_int_equal(ql_peft_patterns_new(&p, "alpha_pattern", NULL, &e), QL_OK);
+	assert_int_equal(ql_peft_patterns_find(p, "q_proj", &key, &e), QL_OK);
+	assert_null(key);
+	ql_peft_patterns_free(p);
+}
+
 #define QV HEAD "[\"q_proj\",\"v_proj\"]"
 
 static void configs(void **state)
@@ -580,7 +617,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(round_trips), cmocka_unit_test(patterns),    cmocka_unit_test(golden_config),
-		cmocka_unit_test(configs),     cmocka_unit_test(bad_tensors), cmocka_unit_test(writer_refuses),
+		cmocka_unit_test(pattern_keys), cmocka_unit_test(configs),     cmocka_unit_test(bad_tensors), cmocka_unit_test(writer_refuses),
 		cmocka_unit_test(fused_modules), cmocka_unit_test(fused_foreign), cmocka_unit_test(gguf_type_unknown),
 		cmocka_unit_test(mutations),
 	};
