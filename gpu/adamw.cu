@@ -3,7 +3,7 @@
  *   p ← p + (-(lr/(1-β1^t))·m) / (sqrt(v)/sqrt(1-β2^t) + eps)          p, m, v, g f32, flat; groups are ranges of them */
 #include <math.h>
 
-#include "gpu/gpu.h"
+#include "gpu/kernel.h"
 
 struct adamw_scalars {
 	float decay, one_b1, b2, one_b2, step, root, eps, grad_scale;

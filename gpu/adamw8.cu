@@ -7,7 +7,7 @@
  * The maximum does not depend on the order, so the result has no order either. */
 #include <math.h>
 
-#include "gpu/gpu.h"
+#include "gpu/kernel.h"
 
 struct adam8_scalars {
 	float decay, b1, one_b1, b2, one_b2, step, root, eps, grad_scale, bound;

@@ -1,6 +1,6 @@
 /* argmax.cu - ids[t] = lowest index of the largest element of row t; logits f32 [T, vocab].  One block per row.  NaN never wins; a
  * row of NaN gives 0. */
-#include "gpu/gpu.h"
+#include "gpu/kernel.h"
 
 __device__ __forceinline__ uint64_t key_of(float v, uint32_t i) /* larger value first, then the smaller index */
 {

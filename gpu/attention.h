@@ -5,7 +5,7 @@
 #ifndef QL_GPU_ATTENTION_H
 #define QL_GPU_ATTENTION_H
 
-#include "gpu/gpu.h"
+#include "gpu/kernel.h"
 
 #define CU_LOG2E 1.4426950408889634f
 

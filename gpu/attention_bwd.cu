@@ -5,7 +5,7 @@
  *        already the left operand of the two products that follow);   dq: a block owns 64 queries of one head and walks keys.
  * CAP: scores s are c·tanh(s/c), and dS has the factor 1 - tanh²(s/c) more.
  * Four warps of 16 rows, bf16 tensor cores, copies two steps deep; compute capability 9.0 takes attention_bwd90.cu instead.  Other head
- * sizes: plain kernels, one warp per row. */
+ * sizes: attention_bwd_plain.cu. */
 #include "gpu/attention_bwd.h"
 
 #define B 64
@@ -291,104 +291,6 @@ template <int HD, bool CAP> __global__ void __launch_bounds__(128, 2) flash_dq(c
 	}
 }
 
-/* ---- any head size up to 256 ---- */
-
-__device__ __forceinline__ float dot_rows(const bf16 *x, const float y[8], uint32_t hd)
-{
-	const uint32_t lane = threadIdx.x & 31;
-	float s = 0;
-
-#pragma unroll
-	for (int i = 0; i < 8; i++)
-		if (i * 32 + lane < hd)
-			s += __bfloat162float(x[i * 32 + lane]) * y[i];
-	return warp_sum(s);
-}
-
-__device__ __forceinline__ void take_row(float y[8], const bf16 *x, uint32_t hd)
-{
-	const uint32_t lane = threadIdx.x & 31;
-
-#pragma unroll
-	for (int i = 0; i < 8; i++)
-		y[i] = i * 32 + lane < hd ? __bfloat162float(x[i * 32 + lane]) : 0.f;
-}
-
-__device__ __forceinline__ void put_row(bf16 *x, const float y[8], float scale, uint32_t hd)
-{
-	const uint32_t lane = threadIdx.x & 31;
-
-#pragma unroll
-	for (int i = 0; i < 8; i++)
-		if (i * 32 + lane < hd)
-			x[i * 32 + lane] = __float2bfloat16_rn(y[i] * scale);
-}
-
-__device__ __forceinline__ void add_row(float y[8], float c, const bf16 *x, uint32_t hd)
-{
-	const uint32_t lane = threadIdx.x & 31;
-
-#pragma unroll
-	for (int i = 0; i < 8; i++)
-		if (i * 32 + lane < hd)
-			y[i] += c * __bfloat162float(x[i * 32 + lane]);
-}
-
-__global__ void __launch_bounds__(128) plain_dq(const __grid_constant__ struct bwd_args a)
-{
-	const uint32_t head = blockIdx.y, kvh = head / (a.n_head / a.n_kv), hd = a.head_dim, t = blockIdx.x * 4 + (threadIdx.x >> 5);
-	float q[8], d_o[8], acc[8] = {};
-
-	if (t >= a.T)
-		return;
-	const uint32_t s = seq_of(a.cu, a.n_seqs, t), begin = (uint32_t)a.cu[s];
-	const uint32_t first = a.window && t - begin + 1 > a.window ? t + 1 - a.window : begin;
-	const float lse = a.lse[(size_t)head * a.T + t], D = a.D[(size_t)head * a.T + t];
-
-	take_row(q, a.q + t * a.ldq + (size_t)head * hd, hd);
-	take_row(d_o, a.d_o + t * a.lddo + (size_t)head * hd, hd);
-	for (uint32_t j = first; j <= t; j++) {
-		const bf16 *k = a.k + j * a.ldk + (size_t)kvh * hd, *v = a.v + j * a.ldv + (size_t)kvh * hd;
-		float z = dot_rows(k, q, hd), slope = 1.f;
-
-		if (a.softcap > 0.f)
-			z = capped(z, a.scale, a.softcap, &slope);
-		const float p = expf(z * a.scale - lse);
-
-		add_row(acc, p * slope * (dot_rows(v, d_o, hd) - D), k, hd);
-	}
-	put_row(a.dq + t * a.lddq + (size_t)head * hd, acc, a.scale, hd);
-}
-
-__global__ void __launch_bounds__(128) plain_dkv(const __grid_constant__ struct bwd_args a)
-{
-	const uint32_t kvh = blockIdx.y, group = a.n_head / a.n_kv, hd = a.head_dim, j = blockIdx.x * 4 + (threadIdx.x >> 5);
-	float k[8], v[8], dk[8] = {}, dv[8] = {};
-
-	if (j >= a.T)
-		return;
-	const uint32_t s = seq_of(a.cu, a.n_seqs, j), end = (uint32_t)a.cu[s + 1];
-	const uint32_t stop = a.window && end - j > a.window ? j + a.window : end;
-
-	take_row(k, a.k + j * a.ldk + (size_t)kvh * hd, hd);
-	take_row(v, a.v + j * a.ldv + (size_t)kvh * hd, hd);
-	for (uint32_t h = kvh * group; h < (kvh + 1) * group; h++)
-		for (uint32_t t = j; t < stop; t++) {
-			const bf16 *q = a.q + t * a.ldq + (size_t)h * hd, *d_o = a.d_o + t * a.lddo + (size_t)h * hd;
-			float z = dot_rows(q, k, hd), slope = 1.f;
-
-			if (a.softcap > 0.f)
-				z = capped(z, a.scale, a.softcap, &slope);
-			const float p = expf(z * a.scale - a.lse[(size_t)h * a.T + t]);
-			const float ds = p * slope * (dot_rows(d_o, v, hd) - a.D[(size_t)h * a.T + t]);
-
-			add_row(dv, p, d_o, hd);
-			add_row(dk, ds, q, hd);
-		}
-	put_row(a.dk + j * a.lddk + (size_t)kvh * hd, dk, a.scale, hd);
-	put_row(a.dv + j * a.lddv + (size_t)kvh * hd, dv, 1.f, hd);
-}
-
 #define SMEM(HD) (6 * B * (HD) * 2 + 4 * B * 4)
 
 typedef void (*bwd_kernel)(struct bwd_args);
@@ -456,24 +358,20 @@ int cu_attention_grad(struct ql_device *d, struct ql_queue *q, const struct ql_a
 	CU_LAUNCHED();
 	const void *ptrs[8] = {a.q, a.k, a.v, a.o, a.d_o, a.dq, a.dk, a.dv};
 	const size_t lds[8] = {a.ldq, a.ldk, a.ldv, a.ldo, a.lddo, a.lddq, a.lddk, a.lddv};
-	const dim3 rows((a.T + 3) / 4, a.n_head), rows_kv((a.T + 3) / 4, a.n_kv), grid(a.n_head, a.tiles), grid_kv(a.n_kv, a.tiles);
-	if (!cu_attn_fast(a.head_dim, ptrs, lds, 8)) {
-		plain_dkv<<<rows_kv, 128, 0, q->s>>>(a);
-		CU_LAUNCHED();
-		plain_dq<<<rows, 128, 0, q->s>>>(a);
-	} else if (cu_of(d)->hopper) {
+	const dim3 grid(a.n_head, a.tiles), grid_kv(a.n_kv, a.tiles);
+	if (!cu_attn_fast(a.head_dim, ptrs, lds, 8))
+		return cu_attention_bwd_plain(d, q, &a, e);
+	if (cu_of(d)->hopper) {
 		uint32_t tiles = 0;
 
 		for (uint32_t s = 0; s < f->n_seqs; s++)
 			tiles += ((uint32_t)(f->cu_seqlens_host[s + 1] - f->cu_seqlens_host[s]) + 127) / 128;
 		return cu_attention_bwd90(d, q, &a, tiles, e);
-	} else {
-		const size_t smem = a.head_dim == 64 ? SMEM(64) : SMEM(128);
-
-		dkv_of(a.head_dim, a.softcap > 0.f)<<<grid_kv, 128, smem, q->s>>>(a);
-		CU_LAUNCHED();
-		dq_of(a.head_dim, a.softcap > 0.f)<<<grid, 128, smem, q->s>>>(a);
 	}
+	const size_t smem = a.head_dim == 64 ? SMEM(64) : SMEM(128);
+	dkv_of(a.head_dim, a.softcap > 0.f)<<<grid_kv, 128, smem, q->s>>>(a);
+	CU_LAUNCHED();
+	dq_of(a.head_dim, a.softcap > 0.f)<<<grid, 128, smem, q->s>>>(a);
 	CU_LAUNCHED();
 	return QL_OK;
 }

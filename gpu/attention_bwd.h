@@ -1,4 +1,4 @@
-/* attention_bwd.h - arguments shared by the two implementations of the attention gradient. */
+/* attention_bwd.h - arguments shared by the implementations of the attention gradient. */
 #ifndef QL_GPU_ATTENTION_BWD_H
 #define QL_GPU_ATTENTION_BWD_H
 
@@ -18,5 +18,7 @@ struct bwd_args {
 /* attention_bwd90.cu: compute capability 9.0, head sizes 64 and 128, aligned rows; D is filled */
 int cu_attention_bwd90(struct ql_device *d, struct ql_queue *q, const struct bwd_args *a, uint32_t tiles128, struct ql_err *e);
 cudaError_t cu_attention_bwd90_setup(void);
+/* attention_bwd_plain.cu: what the fast kernels do not take; D is filled */
+int cu_attention_bwd_plain(struct ql_device *d, struct ql_queue *q, const struct bwd_args *a, struct ql_err *e);
 
 #endif

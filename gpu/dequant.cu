@@ -3,7 +3,7 @@
  * 4-bit: value = level[code]·absmax, one fp32 rounding, then one rounding to bf16; nested scales are
  * (map[q]·nested) + offset, two roundings (numerics: bit-equal to core/quant).  Dense types are rounded to bf16 once; Q8_0 is
  * d·q.  A warp walks a row; each lane takes 8 elements (4 bytes of codes in, 16 bytes out) per step. */
-#include "gpu/gpu.h"
+#include "gpu/kernel.h"
 
 #define STEP 4
 

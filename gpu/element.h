@@ -2,7 +2,7 @@
 #ifndef QL_GPU_ELEMENT_H
 #define QL_GPU_ELEMENT_H
 
-#include "gpu/gpu.h"
+#include "gpu/kernel.h"
 
 struct cu_any {
 	enum ql_dtype dtype;

@@ -1,6 +1,6 @@
 /* kv.cu - k_cache[slots[t]] = k[t], v_cache likewise; act rows of n_kv·head_dim, slots device int32 [T], -1 skips the row.  A slot
  * outside the cache is skipped too: slots are device data and cannot be refused here. */
-#include "gpu/gpu.h"
+#include "gpu/kernel.h"
 
 template <typename W>
 __global__ void __launch_bounds__(128) kv_kernel(const W *k, size_t ldk, const W *v, size_t ldv, const int32_t *__restrict__ slots, W *kc, size_t ldkc,

@@ -1,6 +1,6 @@
 /* neftune.cu - NEFTune's uniform noise on input embeddings: y[t, c] += (2u - 1)·alpha/√(L·d); see device.h (embed_noise).
  * u comes from the generator word of the element, as on the CPU; the sum is made in fp32 and rounded once. */
-#include "gpu/gpu.h"
+#include "gpu/kernel.h"
 
 #define PURPOSE (4u << 24) /* QL_RNG_NEFTUNE, core/base/philox.h */
 

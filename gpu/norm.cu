@@ -3,7 +3,7 @@
  * y = [add +] w ⊙ (x·ρ), ρ = (mean(x²) + eps)^-1/2;  g = w ⊙ dy, dx = [add +] ρ·(g - x·ρ²·mean(g ⊙ x)).  x, y, dy, dx, add act [T, d],
  * w f32 [d], rstd f32 [T, groups].  fp32 sums in a fixed tree; groups up to 8192 elements stay in registers between the two passes.
  * PLAIN: one group and, forward, nothing to add; the compiler then reads w while the sums are still on their way. */
-#include "gpu/gpu.h"
+#include "gpu/kernel.h"
 
 #define KEEP 4 /* groups of 8 elements a thread keeps */
 

@@ -6,7 +6,7 @@
  *          code = #{midpoints < d·(1/max(top, 1e-38))}.  absmax [m] → absmax_q [m], nested [⌈m/256⌉], offset.
  * The sum in index order is made in parallel whenever no addition of it rounds: all terms are multiples of the last place
  * of the smallest, so sums below 2^52 of those are exact in any order.  Otherwise one thread adds in order. */
-#include "gpu/gpu.h"
+#include "gpu/kernel.h"
 
 #define SCALE_FLOOR 1e-38f
 #define SUM_BLOCKS 256

@@ -1,6 +1,6 @@
 /* reduce.cu - Σ g² in fp64.  512 blocks of 256 threads whatever the device, each thread strides through the array, then fixed trees:
  * the order depends on n alone.  The result reaches the host at the next sync. */
-#include "gpu/gpu.h"
+#include "gpu/kernel.h"
 
 #define BLOCKS 512
 

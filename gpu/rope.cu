@@ -1,7 +1,7 @@
 /* rope.cu - rotary embedding, rotate-half, in place.  x act [T, n_head·head_dim]; angle = sign·positions[t]·inv_freq[i], the product
  * and cos, sin in fp32;  (a, b) = (x_i, x_{i+h/2}) → (a·c - b·s, b·c + a·s).  A thread owns two neighbouring pairs of one token
  * (one, for odd sizes) and walks heads, so each angle is computed once per token and group of heads. */
-#include "gpu/gpu.h"
+#include "gpu/kernel.h"
 
 template <int W> /* pairs per thread */
 __global__ void __launch_bounds__(256) rope_kernel(bf16 *x, size_t ld, uint32_t rows, uint32_t n_head, uint32_t head_dim, uint32_t heads_per,

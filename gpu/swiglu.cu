@@ -1,7 +1,7 @@
 /* swiglu.cu - h = f(gate) ⊙ up and its gradient: dup = dh ⊙ f(gate), dgate = dh ⊙ up ⊙ f'(gate); f is SiLU, f' = σ(g)(1 + g(1 - σ(g))),
  * or GELU in its tanh form, which is g·σ(2u), u = √(2/π)(g + 0.044715·g³).  And the soft cap x = c·tanh(x/c).
  * gate, up, h, … act [T, f], views of any ld; dgate may be gate, dup may be up.  Eight elements per thread, memory-bound. */
-#include "gpu/gpu.h"
+#include "gpu/kernel.h"
 
 __device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.f, 1.f + __expf(-x)); }
 

@@ -1,6 +1,6 @@
 /* table.cu - adapters reachable by (slot, site) from inside a batch: bf16 compute copies of A [r, in] and B [out, rp] (rp = r rounded up
  * to 8, the added columns zero) and a device array of descriptions that the decode kernels index with row_slot. */
-#include "gpu/gpu.h"
+#include "gpu/kernel.h"
 
 __global__ void __launch_bounds__(256) pack_entry(const float *a, const float *b, uint32_t in, uint32_t out, uint32_t r, uint32_t rp, bf16 *pa, bf16 *pb)
 {

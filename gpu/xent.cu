@@ -7,7 +7,7 @@
  * pass, which overwrites a row from the front, always behind what is still to be read. */
 #include <math.h>
 
-#include "gpu/gpu.h"
+#include "gpu/kernel.h"
 
 #define THREADS 1024
 #define CHUNK_BYTES ((size_t)256 << 20)
