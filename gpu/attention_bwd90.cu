@@ -17,14 +17,13 @@
 #define SMEM(HD) (2 * BIG * (HD) * 2 + 2 * STAGES * STEP * (HD) * 2 + 2 * STAGES * STEP * 4 + 1024)
 
 #ifdef CU_WGMMA
-__device__ __forceinline__ void stats(float *lse, float *D, const struct bwd_args &a, uint32_t head, uint32_t row0, uint32_t end)
+/* lse and D of STEP rows on their way into shared memory, with the tiles */
+__device__ __forceinline__ void load_stats(uint32_t lse, uint32_t D, const struct bwd_args &a, uint32_t head, uint32_t row0, uint32_t end)
 {
 	const uint32_t i = threadIdx.x & 63, row = row0 + i;
 
-	if (threadIdx.x < 64)
-		lse[i] = row < end ? a.lse[(size_t)head * a.T + row] * CU_LOG2E : 0.f;
-	else if (threadIdx.x < 128)
-		D[i] = row < end ? a.D[(size_t)head * a.T + row] : 0.f;
+	if (threadIdx.x < 128)
+		cp_async4((threadIdx.x < 64 ? lse : D) + i * 4, (threadIdx.x < 64 ? a.lse : a.D) + (size_t)head * a.T + row, row < end);
 }
 #endif
 
@@ -77,7 +76,8 @@ template <int HD, bool CAP, bool PAIR> __global__ void __launch_bounds__(256, 1)
 	constexpr uint32_t TILE = STEP * HD * 2, OWN = BIG * HD * 2;
 	const uint32_t start = (smem_u32(raw) + 1023) & ~1023u;
 	const uint32_t sk = start, sv = sk + OWN, sq = sv + OWN, sdo = sq + STAGES * TILE;
-	float *slse = reinterpret_cast<float *>(raw + (start - smem_u32(raw)) + 2 * OWN + 2 * STAGES * TILE), *sD = slse + STAGES * STEP;
+	const uint32_t stats = sdo + STAGES * TILE; /* lse, then D, of each stage */
+	const float *slse = reinterpret_cast<float *>(raw + (stats - smem_u32(raw))), *sD = slse + STAGES * STEP;
 	const uint32_t wg = threadIdx.x >> 7, warp = threadIdx.x >> 5 & 3, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
 	const uint32_t rank = PAIR ? cluster_rank() : 0, kvh = PAIR ? blockIdx.x / 2 : blockIdx.x;
 	const uint32_t group = a.n_head / a.n_kv / (PAIR ? 2 : 1), head0 = (PAIR ? blockIdx.x : kvh) * group;
@@ -99,8 +99,8 @@ template <int HD, bool CAP, bool PAIR> __global__ void __launch_bounds__(256, 1)
 	load_panels<HD, BIG, 256>(sv, a.v + (size_t)kvh * HD, a.ldv, pos.begin + pos.first, end);
 	load_panels<HD, STEP, 256>(sq, a.q + (size_t)head0 * HD, a.ldq, pos.begin + m0 * STEP, end);
 	load_panels<HD, STEP, 256>(sdo, a.d_o + (size_t)head0 * HD, a.lddo, pos.begin + m0 * STEP, end);
+	load_stats(stats, stats + STAGES * STEP * 4, a, head0, pos.begin + m0 * STEP, end);
 	cp_commit();
-	stats(slse, sD, a, head0, pos.begin + m0 * STEP, end);
 	uint32_t m = m0, head = head0, st = 0;
 	uint32_t p[STEP / 16][4] = {}, ds[STEP / 16][4] = {};
 	wg_undefined(dk);
@@ -112,18 +112,6 @@ template <int HD, bool CAP, bool PAIR> __global__ void __launch_bounds__(256, 1)
 		cp_wait<0>();
 		proxy_fence();
 		__syncthreads();
-		if (++m == m1) {
-			m = m0;
-			head++;
-		}
-		if (i + 1 < steps) {
-			const uint32_t nq = pos.begin + m * STEP;
-
-			load_panels<HD, STEP, 256>(sq + next * TILE, a.q + (size_t)head * HD, a.ldq, nq, end);
-			load_panels<HD, STEP, 256>(sdo + next * TILE, a.d_o + (size_t)head * HD, a.lddo, nq, end);
-			cp_commit();
-			stats(slse + next * STEP, sD + next * STEP, a, head, nq, end);
-		}
 		wg_fence();
 		wgmma_ss_n64_first(s, desc_k<BIG>(sk, wg * 64, 0), desc_k<STEP>(tq, 0, 0));
 #pragma unroll
@@ -135,6 +123,18 @@ template <int HD, bool CAP, bool PAIR> __global__ void __launch_bounds__(256, 1)
 		for (int ks = 1; ks < HD / 16; ks++)
 			wgmma_ss_n64(dp, desc_k<BIG>(sv, wg * 64, ks), desc_k<STEP>(tdo, 0, ks));
 		wg_commit();
+		if (++m == m1) {
+			m = m0;
+			head++;
+		}
+		if (i + 1 < steps) {
+			const uint32_t nq = pos.begin + m * STEP;
+
+			load_panels<HD, STEP, 256>(sq + next * TILE, a.q + (size_t)head * HD, a.ldq, nq, end);
+			load_panels<HD, STEP, 256>(sdo + next * TILE, a.d_o + (size_t)head * HD, a.lddo, nq, end);
+			load_stats(stats + next * STEP * 4, stats + (STAGES + next) * STEP * 4, a, head, nq, end);
+			cp_commit();
+		}
 		wg_wait<1>(); /* the last step's dV and dK, too */
 		wg_hold(s);
 		wg_keep(p);
@@ -154,11 +154,12 @@ template <int HD, bool CAP, bool PAIR> __global__ void __launch_bounds__(256, 1)
 #pragma unroll
 		for (int nt = 0; nt < STEP / 8; nt++) {
 			const float2 l = *reinterpret_cast<const float2 *>(slse + st * STEP + nt * 8 + 2 * t);
+			const float l2[2] = {l.x * CU_LOG2E, l.y * CU_LOG2E};
 			float slope[4];
 #pragma unroll
 			for (int c = 0; c < 4; c++) {
 				const float z = CAP ? capped(s[nt * 4 + c], a.scale, a.softcap, &slope[c]) : s[nt * 4 + c];
-				const float v = pow2(z * sl2 - (c & 1 ? l.y : l.x));
+				const float v = pow2(z * sl2 - l2[c & 1]);
 
 				s[nt * 4 + c] = CAP && edge && hidden(nt, c) ? 0.f : v;
 			}
@@ -255,11 +256,6 @@ template <int HD, bool CAP> __global__ void __launch_bounds__(256, 1) dq90(const
 		cp_wait<0>();
 		proxy_fence();
 		__syncthreads();
-		if (n < n1) {
-			load_panels<HD, STEP, 256>(sk + next * TILE, k, a.ldk, pos.begin + j0 + STEP, end);
-			load_panels<HD, STEP, 256>(sv + next * TILE, v, a.ldv, pos.begin + j0 + STEP, end);
-			cp_commit();
-		}
 		wg_fence();
 		wgmma_ss_n64_first(s, desc_k<BIG>(sq, wg * 64, 0), desc_k<STEP>(tk, 0, 0));
 #pragma unroll
@@ -271,6 +267,11 @@ template <int HD, bool CAP> __global__ void __launch_bounds__(256, 1) dq90(const
 		for (int ks = 1; ks < HD / 16; ks++)
 			wgmma_ss_n64(dp, desc_k<BIG>(sdo, wg * 64, ks), desc_k<STEP>(tv, 0, ks));
 		wg_commit();
+		if (n < n1) {
+			load_panels<HD, STEP, 256>(sk + next * TILE, k, a.ldk, pos.begin + j0 + STEP, end);
+			load_panels<HD, STEP, 256>(sv + next * TILE, v, a.ldv, pos.begin + j0 + STEP, end);
+			cp_commit();
+		}
 		wg_wait<1>(); /* the last step's dQ, too */
 		wg_hold(s);
 		wg_keep(ds);

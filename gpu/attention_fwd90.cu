@@ -41,17 +41,17 @@ template <int HD, bool CAP> __global__ void __launch_bounds__(256, 1) fwd90(cons
 		cp_wait<0>();
 		proxy_fence();
 		__syncthreads();
-		if (n > n_min) {
-			load_panels<HD, BN, 256>(sk + (st ^ 1) * TILE, k, f.ldk, pos.begin + j0 - BN, end);
-			load_panels<HD, BN, 256>(sv + (st ^ 1) * TILE, v, f.ldv, pos.begin + j0 - BN, end);
-			cp_commit();
-		}
 		wg_fence();
 		wgmma_ss_n128_first(s, desc_k<BM>(sq, wg * 64, 0), desc_k<BN>(tk, 0, 0));
 #pragma unroll
 		for (int ks = 1; ks < HD / 16; ks++)
 			wgmma_ss_n128(s, desc_k<BM>(sq, wg * 64, ks), desc_k<BN>(tk, 0, ks));
 		wg_commit();
+		if (n > n_min) {
+			load_panels<HD, BN, 256>(sk + (st ^ 1) * TILE, k, f.ldk, pos.begin + j0 - BN, end);
+			load_panels<HD, BN, 256>(sv + (st ^ 1) * TILE, v, f.ldv, pos.begin + j0 - BN, end);
+			cp_commit();
+		}
 		wg_wait<0>();
 		wg_hold(s);
 		if (CAP) {

@@ -81,17 +81,22 @@ template <int N> __device__ __forceinline__ void wg_keep(uint32_t (&a)[N][4])
 }
 __device__ __forceinline__ void proxy_fence(void) { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-__device__ __forceinline__ uint64_t wg_desc(uint32_t addr, uint32_t lead, uint32_t stride)
+/* Descriptor of an operand in shared memory: 128-byte swizzle, 1024 bytes from one group of eight rows to the next.  at: its address in
+ * units of 16 bytes, without the block's rank in its cluster (from bit 24 on); lead: bytes from one panel to the next, where it has several. */
+__device__ __forceinline__ uint64_t wg_desc(uint32_t at, uint32_t lead)
 {
-	return (uint64_t)((addr & 0x3ffff) >> 4) | (uint64_t)(lead >> 4) << 16 | (uint64_t)(stride >> 4) << 32 | 1ull << 62;
+	uint64_t d;
+
+	asm("mov.b64 %0, {%1, %2};" : "=l"(d) : "r"(at | (lead >> 4) << 16), "r"(1024u >> 4 | 1u << 30));
+	return d;
 }
 /* rows row … of a tile of ROWS rows, depth columns 16·ks … */
 template <int ROWS> __device__ __forceinline__ uint64_t desc_k(uint32_t tile, uint32_t row, uint32_t ks)
 {
-	return wg_desc(tile + (ks >> 2) * (ROWS * 128) + row * 128 + (ks & 3) * 32, 16, 1024);
+	return wg_desc(((tile + row * 128) & 0x3ffff) / 16 + ((ks >> 2) * (ROWS * 128) + (ks & 3) * 32) / 16, 16);
 }
 /* depth rows 16·ks …, all columns */
-template <int ROWS> __device__ __forceinline__ uint64_t desc_mn(uint32_t tile, uint32_t ks) { return wg_desc(tile + ks * 2048, ROWS * 128, 1024); }
+template <int ROWS> __device__ __forceinline__ uint64_t desc_mn(uint32_t tile, uint32_t ks) { return wg_desc((tile & 0x3ffff) / 16 + ks * (2048 / 16), ROWS * 128); }
 
 /* add: 0: d is written, not added to */
 template <int HD> __device__ __forceinline__ void wgmma_rs(float (&d)[HD / 2], const uint32_t a[4], uint64_t b, uint32_t add = 1)
@@ -102,18 +107,21 @@ template <int HD> __device__ __forceinline__ void wgmma_rs(float (&d)[HD / 2], c
 		wgmma_rs_n64(d, a, b, add);
 }
 
-/* rows row0 … of a matrix into a tile; rows at or past `end` become zero */
+/* rows row0 … of a matrix into a tile; rows at or past `end` become zero.  Every thread has one chunk of every THREADS/C-th row, so that
+ * swizzle and column stay what they are. */
 template <int HD, int ROWS, int THREADS>
 __device__ __forceinline__ void load_panels(uint32_t tile, const bf16 *base, size_t ld, uint32_t row0, uint32_t end)
 {
-	constexpr uint32_t C = HD / 8;
+	constexpr uint32_t C = HD / 8, STRIDE = THREADS / C;
+	static_assert(ROWS % STRIDE == 0 && STRIDE % 8 == 0, "whole passes of whole swizzle patterns");
+	const uint32_t r = threadIdx.x / C, c = threadIdx.x % C;
+	const uint32_t dst = tile + (c >> 3) * (ROWS * 128) + r * 128 + (((c & 7) ^ (r & 7)) << 4);
+	const bf16 *src = base + (size_t)(row0 + r) * ld + c * 8;
 
 #pragma unroll
-	for (uint32_t i = threadIdx.x; i < ROWS * C; i += THREADS) {
-		const uint32_t r = i / C, c = i % C;
-		const bool ok = row0 + r < end;
-
-		cp_async16(tile + (c >> 3) * (ROWS * 128) + r * 128 + (((c & 7) ^ (r & 7)) << 4), base + (size_t)(ok ? row0 + r : row0) * ld + c * 8, ok);
+	for (uint32_t k = 0; k < ROWS / STRIDE; k++) {
+		cp_async16(dst + k * STRIDE * 128, src, row0 + r + k * STRIDE < end); /* past the end nothing is read */
+		src += STRIDE * ld;
 	}
 }
 #endif
