@@ -19,18 +19,34 @@ __global__ void __launch_bounds__(128) row_dots(const __grid_constant__ struct b
 	if (t >= a.T)
 		return;
 	const bf16 *o = a.o + t * a.ldo + (size_t)head * hd, *d_o = a.d_o + t * a.lddo + (size_t)head * hd;
-	if (hd % 64 == 0 && a.ldo % 2 == 0 && a.lddo % 2 == 0 && (((uintptr_t)a.o | (uintptr_t)a.d_o) & 3) == 0) {
-		for (uint32_t i = lane * 2; i < hd; i += 64) {
-			const uint32_t u = *reinterpret_cast<const uint32_t *>(o + i), w = *reinterpret_cast<const uint32_t *>(d_o + i);
-
-			s += __uint_as_float(u << 16) * __uint_as_float(w << 16) + __uint_as_float(u & 0xffff0000u) * __uint_as_float(w & 0xffff0000u);
-		}
-	} else {
-		for (uint32_t i = lane; i < hd; i += 32)
-			s += __bfloat162float(o[i]) * __bfloat162float(d_o[i]);
-	}
+	for (uint32_t i = lane; i < hd; i += 32)
+		s += __bfloat162float(o[i]) * __bfloat162float(d_o[i]);
 	s = warp_sum(s);
 	if (lane == 0)
+		a.D[(size_t)head * a.T + t] = s;
+}
+
+/* The same for aligned rows: 16 bytes a thread, HD / 8 neighbouring threads a row, rows in the order of memory. */
+template <int HD> __global__ void __launch_bounds__(256) row_dots_fast(const __grid_constant__ struct bwd_args a)
+{
+	constexpr uint32_t C = HD / 8;
+	const uint64_t i = blockIdx.x * 256ull + threadIdx.x, row = i / C;
+	const uint32_t t = (uint32_t)(row / a.n_head), head = (uint32_t)(row % a.n_head), at = head * HD + (uint32_t)(i % C) * 8;
+	float s = 0;
+
+	if (t < a.T) {
+		float x[8], y[8];
+
+		load8<true>(a.o + t * a.ldo, at, 0, x);
+		load8<true>(a.d_o + t * a.lddo, at, 0, y);
+#pragma unroll
+		for (int k = 0; k < 8; k++)
+			s += x[k] * y[k];
+	}
+#pragma unroll
+	for (uint32_t d = C / 2; d; d >>= 1)
+		s += __shfl_xor_sync(~0u, s, d);
+	if (t < a.T && i % C == 0)
 		a.D[(size_t)head * a.T + t] = s;
 }
 
@@ -354,13 +370,17 @@ int cu_attention_grad(struct ql_device *d, struct ql_queue *q, const struct ql_a
 	for (uint32_t s = 0; s < f->n_seqs; s++)
 		a.tiles += ((uint32_t)(f->cu_seqlens_host[s + 1] - f->cu_seqlens_host[s]) + B - 1) / B;
 	QL_TRY(cu_scratch(d, q, (size_t)a.n_head * a.T * 4, (void **)&a.D, e));
-	row_dots<<<dim3((a.T + 3) / 4, a.n_head), 128, 0, q->s>>>(a);
-	CU_LAUNCHED();
 	const void *ptrs[8] = {a.q, a.k, a.v, a.o, a.d_o, a.dq, a.dk, a.dv};
 	const size_t lds[8] = {a.ldq, a.ldk, a.ldv, a.ldo, a.lddo, a.lddq, a.lddk, a.lddv};
 	const dim3 grid(a.n_head, a.tiles), grid_kv(a.n_kv, a.tiles);
-	if (!cu_attn_fast(a.head_dim, ptrs, lds, 8))
+	if (!cu_attn_fast(a.head_dim, ptrs, lds, 8)) {
+		row_dots<<<dim3((a.T + 3) / 4, a.n_head), 128, 0, q->s>>>(a);
+		CU_LAUNCHED();
 		return cu_attention_bwd_plain(d, q, &a, e);
+	}
+	const unsigned blocks = (unsigned)(((uint64_t)a.T * a.n_head * (a.head_dim / 8) + 255) / 256);
+	(a.head_dim == 64 ? row_dots_fast<64> : row_dots_fast<128>)<<<blocks, 256, 0, q->s>>>(a);
+	CU_LAUNCHED();
 	if (cu_of(d)->hopper) {
 		uint32_t tiles = 0;
 

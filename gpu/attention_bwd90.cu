@@ -40,31 +40,35 @@ __device__ __forceinline__ void cluster_sync(void)
 	asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
 
-/* The sums of rank 1 into the shared memory of rank 0, which adds them to its own.  True for rank 0. */
+/* Rank 1 puts its sums where its tiles were; rank 0 reads them there and adds them to its own.  True for rank 0. */
 template <int N> __device__ __forceinline__ bool join_pair(float (&dk)[N], float (&dv)[N], uint32_t rank, uint8_t *raw)
 {
 	float *mine = reinterpret_cast<float *>(raw) + threadIdx.x;
 
-	cluster_sync(); /* the tiles are not read any more */
-	if (rank) {
-		uint32_t at;
-
-		asm("mapa.shared::cluster.u32 %0, %1, 0;" : "=r"(at) : "r"(smem_u32(mine)));
+	__syncthreads(); /* the tiles are not read any more */
+	if (rank)
 #pragma unroll
 		for (int i = 0; i < N; i++) {
-			asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(at + i * 1024), "f"(dk[i]) : "memory");
-			asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(at + (N + i) * 1024), "f"(dv[i]) : "memory");
+			mine[i * 256] = dk[i];
+			mine[(N + i) * 256] = dv[i];
+		}
+	cluster_sync();
+	if (!rank) {
+		uint32_t at;
+
+		asm("mapa.shared::cluster.u32 %0, %1, 1;" : "=r"(at) : "r"(smem_u32(mine)));
+#pragma unroll
+		for (int i = 0; i < N; i++) {
+			float x, y;
+
+			asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(x) : "r"(at + i * 1024) : "memory");
+			asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(y) : "r"(at + (N + i) * 1024) : "memory");
+			dk[i] += x;
+			dv[i] += y;
 		}
 	}
-	cluster_sync();
-	if (rank)
-		return false;
-#pragma unroll
-	for (int i = 0; i < N; i++) {
-		dk[i] += mine[i * 256];
-		dv[i] += mine[(N + i) * 256];
-	}
-	return true;
+	cluster_sync(); /* a block's memory lasts until it ends */
+	return rank == 0;
 }
 #endif
 
