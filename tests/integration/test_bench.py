@@ -22,7 +22,8 @@ def test_train_with_and_without_recomputing():
     assert a["loss_last"] == b["loss_last"] != a["loss_first"]  # recomputing changes no bit
     assert a["peak_gib"] > b["peak_gib"] and a["planned_gib"] > b["planned_gib"]
     for r in (*off["runs"], *on["runs"]):
-        assert 0 < r["tokens_per_s"] < r["ceiling_products_tokens_per_s"]
+        assert r["tokens_per_s"] > 0 and r["ceiling_products_tokens_per_s"] > 0  # measured one after the other: no order on a busy machine
+        assert r["share_of_ceiling"] == pytest.approx(r["tokens_per_s"] / r["ceiling_products_tokens_per_s"], rel=1e-4)
 
 
 def test_train_with_inputs_on_the_host():
@@ -48,7 +49,7 @@ def test_decode():
 
 
 def test_serve_mixed():
-    got = bench("serve-mixed", "--seq", "64", "--steps", "5", "--tokens", "60")
+    got = bench("serve-mixed", "--seq", "64", "--steps", "5", "--tokens", "600")  # long enough that steps end meanwhile
     assert got["batch"] == 4 and got["decode_tokens_per_s"] > 0
     for k in ("alone", "idle", "beside", "idle_again"):
         assert got[f"train_{k}_tokens_per_s"] > 0, got

@@ -18,6 +18,7 @@
 #include "core/base/philox.h"
 #include "core/base/pool.h"
 #include "core/base/utf8.h"
+#include "tests/unit/scratch.h"
 
 static void test_utf8(void **state)
 {
@@ -196,14 +197,14 @@ static int f_mkdir(const struct ql_io *io, int d, const char *n, mode_t m)
 static void test_replace_faults(void **state)
 {
 	static const struct ql_io faulty = {f_create, f_write, f_sync, f_close, f_rename, f_unlink, f_mkdir, NULL};
-	char dir[] = "/tmp/qlioXXXXXX";
 	struct ql_buf got = {0};
+	struct scratch s;
 	struct ql_err e;
 	int fd, failures = 0;
 
 	(void)state;
-	assert_non_null(mkdtemp(dir));
-	fd = open(dir, O_RDONLY | O_DIRECTORY);
+	scratch_open(&s);
+	fd = s.fd;
 	assert_int_equal(ql_io_replace(fd, "x", "old", 3, &e), QL_OK);
 	for (fault_at = 1;; fault_at++) {
 		int rc;
@@ -224,22 +225,21 @@ static void test_replace_faults(void **state)
 	assert_int_equal(ql_io_read_all(fd, "x", 2, &got, &e), QL_ELIMIT);
 	assert_int_equal(ql_io_read_all(fd, "../etc/passwd", 100, &got, &e) < 0, 1);
 	ql_buf_free(&got);
-	close(fd);
-	assert_int_equal(ql_io_remove_tree(AT_FDCWD, dir, &e), QL_OK);
+	scratch_close(&s);
 }
 
 /* At every fault the file is in one of the two places, whole; nothing is overwritten, no link is followed. */
 static void test_move(void **state)
 {
 	static const struct ql_io faulty = {f_create, f_write, f_sync, f_close, f_rename, f_unlink, f_mkdir, NULL};
-	char dir[] = "/tmp/qlioXXXXXX";
 	struct ql_buf got = {0};
+	struct scratch s;
 	struct ql_err e;
 	int fd, sub, failures = 0;
 
 	(void)state;
-	assert_non_null(mkdtemp(dir));
-	fd = open(dir, O_RDONLY | O_DIRECTORY);
+	scratch_open(&s);
+	fd = s.fd;
 	assert_int_equal(ql_io_ensure_dir(fd, "to", &sub, &e), QL_OK);
 	for (fault_at = 1;; fault_at++) {
 		int rc;
@@ -267,56 +267,52 @@ static void test_move(void **state)
 	assert_true(ql_io_move(fd, "x", "none", "z", &e) < 0);
 	ql_buf_free(&got);
 	(void)close(sub);
-	(void)close(fd);
-	assert_int_equal(ql_io_remove_tree(AT_FDCWD, dir, &e), QL_OK);
+	scratch_close(&s);
 }
 
-static void put(int fd, const char *path, const char *text)
+static void put(const struct scratch *s, const char *path, const char *text)
 {
-	int to = openat(fd, path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+	int fd = openat(s->fd, path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
 	struct ql_err e;
 
-	assert_true(to >= 0);
-	assert_int_equal(ql_io_write_all(to, text, strlen(text), &e), QL_OK);
-	(void)close(to);
+	assert_true(fd >= 0);
+	assert_int_equal(ql_io_write_all(fd, text, strlen(text), &e), QL_OK);
+	(void)close(fd);
 }
 
 /* A service's limit is in its own group, a slice's above it, a container's at the root; the least counts. */
 static void test_cgroups(void **state)
 {
-	char dir[] = "/tmp/qlioXXXXXX", self[64];
 	uint64_t total, left;
-	struct ql_err e;
-	int fd;
+	struct scratch s;
+	char self[80];
 
 	(void)state;
-	assert_non_null(mkdtemp(dir));
-	fd = open(dir, O_RDONLY | O_DIRECTORY);
-	(void)snprintf(self, sizeof self, "%s/self", dir);
-	assert_int_equal(mkdirat(fd, "a.slice", 0700) + mkdirat(fd, "a.slice/b.service", 0700), 0);
+	scratch_open(&s);
+	(void)snprintf(self, sizeof self, "%s/self", s.path);
+	assert_int_equal(mkdirat(s.fd, "a.slice", 0700) + mkdirat(s.fd, "a.slice/b.service", 0700), 0);
 	total = left = 1000;
-	ql_cgroup_limits(dir, self, &total, &left); /* no such file: no limit */
+	ql_cgroup_limits(s.path, self, &total, &left); /* no such file: no limit */
 	assert_true(total == 1000 && left == 1000);
-	put(fd, "self", "4:memory:/elsewhere\n0::/a.slice/b.service\n");
-	put(fd, "a.slice/b.service/memory.max", "max\n");
-	put(fd, "a.slice/memory.max", "800\n");
-	ql_cgroup_limits(dir, self, &total, &left);
+	put(&s, "self", "4:memory:/elsewhere\n0::/a.slice/b.service\n");
+	put(&s, "a.slice/b.service/memory.max", "max\n");
+	put(&s, "a.slice/memory.max", "800\n");
+	ql_cgroup_limits(s.path, self, &total, &left);
 	assert_true(total == 800 && left == 1000);
-	put(fd, "a.slice/memory.current", "500\n");
-	put(fd, "a.slice/memory.stat", "anon 300\nfile 200\ninactive_file 150\n");
-	ql_cgroup_limits(dir, self, &total, &left);
+	put(&s, "a.slice/memory.current", "500\n");
+	put(&s, "a.slice/memory.stat", "anon 300\nfile 200\ninactive_file 150\n");
+	ql_cgroup_limits(s.path, self, &total, &left);
 	assert_true(total == 800 && left == 450);
-	put(fd, "a.slice/b.service/memory.max", "600\n");
-	put(fd, "a.slice/b.service/memory.current", "590\n");
-	ql_cgroup_limits(dir, self, &total, &left);
+	put(&s, "a.slice/b.service/memory.max", "600\n");
+	put(&s, "a.slice/b.service/memory.current", "590\n");
+	ql_cgroup_limits(s.path, self, &total, &left);
 	assert_true(total == 600 && left == 10);
-	put(fd, "self", "0::/\n");
-	put(fd, "memory.max", "70\n");
+	put(&s, "self", "0::/\n");
+	put(&s, "memory.max", "70\n");
 	total = left = 1000;
-	ql_cgroup_limits(dir, self, &total, &left);
+	ql_cgroup_limits(s.path, self, &total, &left);
 	assert_true(total == 70 && left == 1000);
-	(void)close(fd);
-	assert_int_equal(ql_io_remove_tree(AT_FDCWD, dir, &e), QL_OK);
+	scratch_close(&s);
 }
 
 static _Atomic unsigned char hits[10000];
