@@ -26,7 +26,7 @@ extern "C" {
 
 #define QLORA_API_VERSION 1
 QL_API int qlora_api_version(void);	/* of the library at run time */
-QL_API const char *qlora_version(void); /* "0.1.0" */
+QL_API const char *qlora_version(void); /* "0.1.1" */
 
 enum qlora_code {
 	QLORA_OK = 0,
