@@ -7,8 +7,10 @@
 #include <unistd.h>
 
 #include "config/schema.h"
+#include "tests/unit/scratch.h"
 
-static char file[] = "/tmp/qlorad-config-XXXXXX";
+static struct scratch dir;
+static char file[80];
 
 static void write_file(const char *text)
 {
@@ -186,10 +188,19 @@ static void example(void **state)
 	ql_config_free(&c);
 }
 
+static int setup(void **state)
+{
+	(void)state;
+	scratch_open(&dir);
+	(void)snprintf(file, sizeof file, "%s/config.json", dir.path);
+	return 0;
+}
+
 static int teardown(void **state)
 {
 	(void)state;
-	return unlink(file);
+	scratch_close(&dir);
+	return 0;
 }
 
 int main(void)
@@ -197,10 +208,6 @@ int main(void)
 	const struct CMUnitTest tests[] = {cmocka_unit_test(precedence), cmocka_unit_test(refused), cmocka_unit_test(each_row),
 			cmocka_unit_test(local),
 					   cmocka_unit_test(example)};
-	int fd = mkstemp(file);
 
-	if (fd < 0)
-		return 1;
-	(void)close(fd);
-	return cmocka_run_group_tests(tests, NULL, teardown);
+	return cmocka_run_group_tests(tests, setup, teardown);
 }
